@@ -1,0 +1,141 @@
+"""Rates and lengths, and sound files: the one home of seconds <-> samples <-> mel frames <-> latent
+frames.
+
+A clip of AudioLDM2 is 16000 samples, 100 mel frames or 25 latent frames a second.
+"""
+
+import math
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+
+from audiolitefocus.config import BundleConfig
+
+MAX_SECONDS = 3600.0  # an hour: a limit against slips of the keyboard, not of the method
+SOUND_SUFFIXES = (".wav", ".flac", ".ogg")
+
+
+class ClipLength:
+    """One clip length in every unit that the networks count in.
+
+    Attributes:
+        seconds: as asked for.
+        samples: of the waveform, int(seconds * rate), as in diffusers.
+        mel_frames: int(seconds * frame rate), rounded up to whole latent frames.
+        latent_frames: rounded up to the UNet's time multiple (8 frames, 0.32 s, for AudioLDM2), so
+            that every level halves exactly as it did in training; the surplus is cut from the
+            waveform.
+        latent_rows: frequency rows of the latent (16).
+    """
+
+    def __init__(self, seconds: float, config: BundleConfig):
+        self.seconds = check_seconds(seconds)
+        rate, hop = config.vocoder.sampling_rate, config.vocoder.hop_length
+        down, multiple = config.vae.downsampling, config.unet.time_multiple
+        self.samples = int(seconds * rate)
+        # Divide by the hop in seconds, as diffusers does, so that 10.24 s is 1024 frames in
+        # floating point too.
+        least_frames = max(1, math.ceil(int(seconds / (hop / rate)) / down))
+        self.latent_frames = math.ceil(least_frames / multiple) * multiple
+        while self.latent_frames * down * hop < self.samples:
+            self.latent_frames += multiple
+        self.least_latent_frames = least_frames
+        self.latent_rows = config.vocoder.mel_bins // down
+
+
+def check_seconds(seconds: float) -> float:
+    """Raise ValueError unless a clip can be this long."""
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise ValueError(f"duration {seconds!r}: give a number of seconds")
+    if not math.isfinite(seconds) or not 0.04 <= seconds <= MAX_SECONDS:
+        raise ValueError(f"duration {seconds} s: must lie between 0.04 and {MAX_SECONDS:g} seconds")
+    return float(seconds)
+
+
+def check_sound_path(path: str | os.PathLike) -> Path:
+    """Raise ValueError or OSError now for a sound file that could not be written later."""
+    path = Path(path)
+    if path.suffix.lower() not in SOUND_SUFFIXES:
+        raise ValueError(f"{path}: the name must end in one of {', '.join(SOUND_SUFFIXES)}")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give the name of a sound file")
+    check_writable(path.parent)
+    return path
+
+
+def check_writable(folder: Path) -> None:
+    """Raise ValueError or OSError unless files can be created in `folder`. Creates nothing that
+    stays.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; create it first")
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def write_sound(path: str | os.PathLike, waveform: np.ndarray | Tensor, rate: int) -> Path:
+    """Write a mono waveform in [-1, 1] as wav, flac or ogg by the name's ending: 16 bit, or Vorbis
+    for ogg.
+
+    The file appears whole or not at all. Raises ValueError for NaN or infinite samples.
+    """
+    path = check_sound_path(path)
+    samples = np.asarray(waveform, dtype=np.float32)
+    if samples.ndim != 1 or not np.isfinite(samples).all():
+        raise ValueError(
+            f"waveform for {path}: one dimension of finite samples, got shape {samples.shape}"
+        )
+    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        subtype = "VORBIS" if path.suffix.lower() == ".ogg" else "PCM_16"
+        with soundfile.SoundFile(beside, "w", rate, 1, subtype=subtype) as file:
+            # One call with many samples overflows the stack of libsndfile's Vorbis encoder.
+            for start in range(0, len(samples), rate):
+                file.write(samples[start : start + rate].clip(-1, 1))
+        os.replace(beside, path)
+    except soundfile.LibsndfileError as error:
+        raise OSError(f"cannot write {path}: {error}") from None
+    finally:
+        beside.unlink(missing_ok=True)
+    return path
+
+
+def resample(waveform: Tensor, source_rate: int, target_rate: int, *, zeros: int = 32) -> Tensor:
+    """Band-limited resampling of (..., samples) by a Kaiser-windowed sinc (Smith, "Digital Audio
+    Resampling").
+
+    Args:
+        waveform: float tensor, time last.
+        zeros: zero crossings of the sinc on each side: more is a steeper filter.
+
+    Returns:
+        (..., ceil(samples * target_rate / source_rate)) at the target rate.
+    """
+    divisor = math.gcd(source_rate, target_rate)
+    down, up = source_rate // divisor, target_rate // divisor
+    if up == down:
+        return waveform
+    cutoff = 0.95 * min(
+        1.0, up / down
+    )  # of the source's Nyquist frequency; the rest is transition band
+    reach = math.ceil(zeros / cutoff)
+    phases = torch.arange(up, dtype=torch.float64)[:, None] * down / up
+    # Phase p of the output sits at source time p * down / up: its taps span `reach` samples on both
+    # sides.
+    taps = torch.arange(-reach, reach + down + 1, dtype=torch.float64)[None] - phases
+    window = torch.special.i0(9.0 * (1 - (taps / reach).clamp(-1, 1) ** 2).sqrt())
+    window = (
+        window / torch.special.i0(torch.tensor(9.0, dtype=torch.float64)) * (taps.abs() <= reach)
+    )
+    kernel = (cutoff * torch.sinc(cutoff * taps) * window).to(waveform)[:, None]  # up 1 taps
+    length = waveform.shape[-1]
+    padded = torch.nn.functional.pad(waveform.reshape(-1, 1, length), (reach, reach + down))
+    phased = torch.nn.functional.conv1d(padded, kernel, stride=down)  # n up frames
+    return phased.transpose(1, 2).reshape(*waveform.shape[:-1], -1)[
+        ..., : math.ceil(length * up / down)
+    ]

@@ -1,0 +1,275 @@
+"""From prompts to `Condition`: CLAP and T5 -> projection -> GPT-2, and the ranking of candidates by
+CLAP.
+
+The three towers are transformers' own; the 8-token GPT-2 loop is ours. This is the only file that
+imports transformers, and it does so when a tower is first needed. Text is read in float32 whatever
+the denoiser's dtype: it runs once a prompt."""
+
+import os
+import warnings
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from audiolitefocus.audio import resample
+from audiolitefocus.config import BundleConfig, ProjectionConfig
+from audiolitefocus.unet import Condition
+
+TOWERS = ("clap", "t5", "gpt2")
+
+
+class Projection(nn.Module):
+    """CLAP's and T5's tokens in the width of GPT-2, each framed by learnt start and end tokens."""
+
+    def __init__(self, config: ProjectionConfig):
+        super().__init__()
+        self.clap = nn.Linear(config.clap_dim, config.loa_dim)
+        self.t5 = nn.Linear(config.t5_dim, config.loa_dim)
+        self.clap_start = nn.Parameter(torch.ones(config.loa_dim))
+        self.clap_end = nn.Parameter(torch.ones(config.loa_dim))
+        self.t5_start = nn.Parameter(torch.ones(config.loa_dim))
+        self.t5_end = nn.Parameter(torch.ones(config.loa_dim))
+
+    def forward(self, clap: Tensor, t5: Tensor, t5_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """(b, 1, 512), (b, s, 1024), (b, s) -> GPT-2's input (b, s + 5, 768) and its mask (b, s +
+        5).
+        """
+        batch, one = clap.shape[0], t5_mask.new_ones(clap.shape[0], 1)
+        edges = (self.clap_start, self.clap_end, self.t5_start, self.t5_end)
+        clap_start, clap_end, t5_start, t5_end = (edge.expand(batch, 1, -1) for edge in edges)
+        tokens = [clap_start, self.clap(clap), clap_end, t5_start, self.t5(t5), t5_end]
+        return torch.cat(tokens, dim=1), torch.cat([one, one, one, one, t5_mask, one], dim=1)
+
+
+def tower_class(name: str):
+    """The transformers class of a tower: "clap", "t5" or "gpt2"."""
+    import transformers
+
+    return {
+        "clap": transformers.ClapModel,
+        "t5": transformers.T5EncoderModel,
+        "gpt2": transformers.GPT2Model,
+    }[name]
+
+
+def load_tower(folder: Path, name: str) -> nn.Module:
+    """One text tower of a bundle, float32, in eval mode. Raises ValueError unless its weights fit
+    exactly.
+    """
+    import transformers
+
+    path = Path(folder) / name
+    if not (path / "model.safetensors").is_file():
+        raise ValueError(f"{path / 'model.safetensors'}: no such file")
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        model, report = tower_class(name).from_pretrained(
+            path,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except (
+        Exception
+    ) as error:  # transformers and safetensors raise many kinds, of whatever a damaged file causes
+        raise ValueError(f"{path} cannot be loaded: {_first_line(error)}") from None
+    finally:
+        transformers.logging.set_verbosity(level)
+    problems = {kind: keys for kind, keys in report.items() if keys}
+    if problems:
+        raise ValueError(f"{path / 'model.safetensors'} does not fit its config: {problems}")
+    return model.eval().requires_grad_(False)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def load_tokenizer(folder: Path, name: str):
+    """The tokenizer of "clap" or "t5". Raises ValueError that says how to supply one that is
+    missing.
+    """
+    import transformers
+
+    path = Path(folder) / name
+    if not (path / "tokenizer_config.json").is_file():
+        raise ValueError(
+            f"{path} has no tokenizer, so prompts cannot be read: convert again with --tokenizers "
+            f"FOLDER, a folder with clap/ and t5/ tokenizers, or where the hub can be reached"
+        )
+    try:
+        return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except Exception as error:  # as above
+        raise ValueError(f"{path}: the tokenizer cannot be loaded: {_first_line(error)}") from None
+
+
+class TextEncoder:
+    """The text towers and tokenizers of a bundle.
+
+    Args:
+        folder: of the bundle.
+        config: of the bundle.
+        projection: loaded already.
+        device: where everything runs.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike, config: BundleConfig, projection: Projection, device="cpu"
+    ):
+        self.folder, self.limits = Path(folder), config.text
+        self.device = torch.device(device)
+        self.projection = projection.float().to(self.device)
+        self.clap, self.t5, self.gpt2 = (load_tower(self.folder, n).to(self.device) for n in TOWERS)
+        self._tokenizers: dict = {}
+
+    def tokenizer(self, name: str):
+        if name not in self._tokenizers:
+            self._tokenizers[name] = load_tokenizer(self.folder, name)
+        return self._tokenizers[name]
+
+    def encode(
+        self, prompts: list[str], *, pad_together: bool = False, t5_length: int | None = None
+    ) -> Condition:
+        """The condition for a batch of prompts.
+
+        Args:
+            prompts: one a clip.
+            pad_together: as diffusers: T5's tokens of all prompts are padded to the longest before
+                GPT-2 reads them, whose positions then depend on it. Default: every prompt is read
+                alone, as the original does, so that a clip does not depend on its batch.
+            t5_length: with `pad_together`, pad or cut T5's tokens to this many.
+
+        Returns:
+            float32; T5's tokens padded to the longest, with their mask.
+        """
+        if not pad_together:
+            unique = {prompt: self._encode([prompt], None) for prompt in dict.fromkeys(prompts)}
+            return stack_conditions([unique[prompt] for prompt in prompts])
+        return self._encode(prompts, t5_length)
+
+    def _encode(self, prompts: list[str], t5_length: int | None) -> Condition:
+        ids, mask = self._tokens("clap", prompts, "max_length", self.limits.clap_max_tokens)
+        clap = self.clap.get_text_features(ids, attention_mask=mask)
+        clap = getattr(clap, "pooler_output", clap)[:, None]
+        padding = "longest" if t5_length is None else "max_length"
+        ids, mask = self._tokens("t5", prompts, padding, t5_length or self.limits.t5_max_tokens)
+        t5 = self.t5(input_ids=ids, attention_mask=mask).last_hidden_state
+        loa = write_loa(self.gpt2, *self.projection(clap, t5, mask), self.limits.loa_tokens)
+        return Condition(loa=loa, t5=t5, t5_mask=mask)
+
+    def _tokens(
+        self, name: str, prompts: list[str], padding: str, limit: int
+    ) -> tuple[Tensor, Tensor]:
+        tokenizer = self.tokenizer(name)
+        whole = tokenizer(prompts, add_special_tokens=True, verbose=False)["input_ids"]
+        cut = tokenizer(
+            prompts, padding=padding, max_length=limit, truncation=True, return_tensors="pt"
+        )
+        for prompt, ids in zip(prompts, whole, strict=True):
+            if len(ids) > limit:
+                rest = tokenizer.decode(ids[limit - 1 :], skip_special_tokens=True)
+                warnings.warn(_cut_message(name, limit, prompt, rest), stacklevel=2)
+        return cut["input_ids"].to(self.device), cut["attention_mask"].to(self.device)
+
+    def unconditional(self, batch: int) -> Condition:
+        """The unconditional condition of training: zeros for GPT-2's tokens, and T5's encoding of
+        "" (one token).
+        """
+        ids, mask = self._tokens("t5", [""], "longest", self.limits.t5_max_tokens)
+        t5 = self.t5(input_ids=ids, attention_mask=mask).last_hidden_state
+        loa = t5.new_zeros(1, self.limits.loa_tokens, self.gpt2.config.n_embd)
+        condition = Condition(loa=loa, t5=t5, t5_mask=mask)
+        return stack_conditions([condition] * batch)
+
+    def similarity(self, prompts: list[str], waveforms: Tensor, rate: int) -> Tensor:
+        """CLAP's cosine similarity between prompt i and waveform i: (b,).
+
+        CLAP hears 10 s at 48 kHz: longer clips are heard in windows whose embeddings are averaged.
+
+        Args:
+            waveforms: (b, samples) at `rate`.
+        """
+        ids, mask = self._tokens("clap", prompts, "max_length", self.limits.clap_max_tokens)
+        text = self.clap.get_text_features(ids, attention_mask=mask)
+        text = F.normalize(getattr(text, "pooler_output", text), dim=-1)
+        audio = torch.stack([self.embed_audio(waveform, rate) for waveform in waveforms])
+        return (text * audio).sum(-1)
+
+    def embed_audio(self, waveform: Tensor, rate: int) -> Tensor:
+        """(samples,) at `rate` -> CLAP's audio embedding, unit length."""
+        import transformers
+
+        extractor = transformers.ClapFeatureExtractor.from_pretrained(
+            self.folder / "clap", local_files_only=True
+        )
+        heard = resample(waveform.float().cpu(), rate, extractor.sampling_rate)
+        windows = [window.numpy() for window in heard.split(extractor.nb_max_samples)]
+        # Windows no longer than CLAP's input are never cropped at random, so no random state is
+        # touched.
+        features = extractor(
+            windows,
+            sampling_rate=extractor.sampling_rate,
+            truncation="rand_trunc",
+            return_tensors="pt",
+        )
+        audio = self.clap.get_audio_features(
+            input_features=features["input_features"].to(self.device, torch.float32),
+            is_longer=features["is_longer"].to(self.device),
+        )
+        audio = F.normalize(getattr(audio, "pooler_output", audio), dim=-1)
+        return F.normalize(audio.mean(0), dim=-1)
+
+
+def _cut_message(name: str, limit: int, prompt: str, rest: str) -> str:
+    who = {"clap": "CLAP", "t5": "T5"}[name]
+    return (
+        f"{who} reads at most {limit} tokens of a prompt; of {_short(prompt)!r} it does not see "
+        f"{len(rest)} characters: {_short(rest)!r}"
+    )
+
+
+def _short(text: str, limit: int = 60) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def write_loa(gpt2: nn.Module, embeddings: Tensor, mask: Tensor, count: int) -> Tensor:
+    """The "language of audio": GPT-2 continues its input by `count` hidden states, each fed back as
+    the next input.
+
+    Positions count padding too and no token ids are sampled, as in training (Liu et al., "AudioLDM
+    2", 2023).
+
+    Args:
+        embeddings: (b, s, 768), `Projection`'s.
+        mask: (b, s).
+
+    Returns:
+        (b, count, 768).
+    """
+    for _ in range(count):
+        hidden = gpt2(
+            inputs_embeds=embeddings, attention_mask=mask, use_cache=False
+        ).last_hidden_state
+        embeddings = torch.cat([embeddings, hidden[:, -1:]], dim=1)
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+    return embeddings[:, -count:]
+
+
+def stack_conditions(conditions: list[Condition]) -> Condition:
+    """Concatenate along the batch, with T5's tokens padded to the longest and masked."""
+    longest = max(c.t5.shape[1] for c in conditions)
+    short = [longest - c.t5.shape[1] for c in conditions]
+    masks = [
+        c.t5.new_ones(c.t5.shape[:2], dtype=torch.long) if c.t5_mask is None else c.t5_mask
+        for c in conditions
+    ]
+    return Condition(
+        loa=torch.cat([c.loa for c in conditions]),
+        t5=torch.cat([F.pad(c.t5, (0, 0, 0, n)) for c, n in zip(conditions, short, strict=True)]),
+        t5_mask=torch.cat([F.pad(mask, (0, n)) for mask, n in zip(masks, short, strict=True)]),
+    )

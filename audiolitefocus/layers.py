@@ -1,0 +1,189 @@
+"""The building blocks of the networks: time embedding, residual block, resampling, GEGLU,
+transformer.
+
+Feature maps are b c t f in channels_last memory. A transformer works on b f t c: it turns the map
+once on the way in and once on the way out, and in between a frequency row is one contiguous stretch
+of time."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from audiolitefocus.attention import CrossAttention, SelfAttention
+from audiolitefocus.linear import Linear
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What the blocks of one UNet evaluation look up, each at its own `index`.
+
+    Attributes:
+        time: for every residual block, the bias (b or 1, c, 1, 1) that tells it the diffusion time.
+        keys_values: for every cross-attention, its keys and values.
+        mask: (b, 1, 1, s) bool over the T5 tokens, or None.
+        sampled: for every self-attention, the indices its variant attends by, or None.
+    """
+
+    time: list[Tensor]
+    keys_values: list[tuple[Tensor, Tensor]]
+    mask: Tensor | None
+    sampled: list[Tensor | None]
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoids of the timestep, cosines first as in the original, through a two-layer
+    perceptron.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.channels = channels
+        self.linear_1 = nn.Linear(channels, 4 * channels)
+        self.linear_2 = nn.Linear(4 * channels, 4 * channels)
+
+    def forward(self, timestep: Tensor) -> Tensor:
+        """(n,) timesteps -> (n, 4 channels)."""
+        half = self.channels // 2
+        exponents = torch.arange(half, dtype=torch.float32, device=timestep.device) / half
+        angles = timestep.float()[:, None] * torch.exp(-math.log(10000) * exponents)
+        sinusoids = torch.cat([angles.cos(), angles.sin()], dim=-1)
+        return self.linear_2(F.silu(self.linear_1(sinusoids.to(self.linear_1.weight.dtype))))
+
+
+class ResnetBlock(nn.Module):
+    """Two convolutions around the diffusion time, with a shortcut; without time channels, the VAE's
+    block.
+    """
+
+    index: int
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        groups: int,
+        *,
+        time_channels: int = 0,
+        eps: float = 1e-5,
+    ):
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, in_channels, eps=eps)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        if time_channels:
+            self.time_emb_proj = nn.Linear(time_channels, out_channels)
+        self.norm2 = nn.GroupNorm(groups, out_channels, eps=eps)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        changes = in_channels != out_channels
+        self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if changes else nn.Identity()
+
+    def time_bias(self, time_emb: Tensor) -> Tensor:
+        """(n, time channels) -> (n, c, 1, 1)."""
+        return self.time_emb_proj(F.silu(time_emb))[:, :, None, None]
+
+    def forward(self, x: Tensor, time_bias: Tensor | None = None) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        if time_bias is not None:
+            h = h + time_bias
+        h = self.conv2(F.silu(self.norm2(h)))
+        return self.conv_shortcut(x) + h
+
+
+class Downsample(nn.Module):
+    """Halve both axes with a strided convolution. The VAE pads at the far ends only, the UNet on
+    both sides.
+    """
+
+    def __init__(self, channels: int, *, pad_both: bool = True):
+        super().__init__()
+        self.pad = (0, 0, 0, 0) if pad_both else (0, 1, 0, 1)
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1 if pad_both else 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, self.pad))
+
+
+class Upsample(nn.Module):
+    """Nearest neighbours, then a convolution. Doubles both axes, or meets `size` where halving was
+    not exact.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, size: torch.Size | None = None) -> Tensor:
+        size = size or (2 * x.shape[-2], 2 * x.shape[-1])
+        return self.conv(F.interpolate(x, size=size, mode="nearest"))
+
+
+class FeedForward(nn.Module):
+    """GEGLU (Shazeer 2020): one half of a wide projection gates the other; factor 4."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.proj_in = Linear(channels, 8 * channels)
+        self.proj_out = Linear(4 * channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj_in(x).chunk(2, dim=-1)
+        return self.proj_out(value * F.gelu(gate))
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, attention to the context (or self-attention again where there is none),
+    feed-forward.
+    """
+
+    def __init__(self, channels: int, heads: int, context_dim: int | None):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn1 = SelfAttention(channels, heads)
+        self.norm2 = nn.LayerNorm(channels)
+        self.attn2 = (
+            CrossAttention(channels, context_dim, heads)
+            if context_dim
+            else SelfAttention(channels, heads)
+        )
+        self.norm3 = nn.LayerNorm(channels)
+        self.ff = FeedForward(channels)
+
+    def forward(self, x: Tensor, signals: Signals, masked: bool) -> Tensor:
+        x = x + self.attn1(self.norm1(x), signals.sampled[self.attn1.index])
+        if isinstance(self.attn2, CrossAttention):
+            mask = signals.mask if masked else None
+            x = x + self.attn2(self.norm2(x), signals.keys_values[self.attn2.index], mask)
+        else:
+            x = x + self.attn2(self.norm2(x), signals.sampled[self.attn2.index])
+        return x + self.ff(self.norm3(x))
+
+
+class Transformer2D(nn.Module):
+    """Transformer layers over a feature map, all with one context: "self", "loa" or "t5"."""
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        groups: int,
+        depth: int,
+        context: str,
+        context_dim: int | None,
+    ):
+        super().__init__()
+        self.context = context
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.proj_in = Linear(channels, channels)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(channels, heads, context_dim) for _ in range(depth)
+        )
+        self.proj_out = Linear(channels, channels)
+
+    def forward(self, x: Tensor, signals: Signals) -> Tensor:
+        h = self.proj_in(rearrange(self.norm(x), "b c t f -> b f t c"))
+        for block in self.blocks:
+            h = block(h, signals, masked=self.context == "t5")
+        return x + rearrange(self.proj_out(h), "b f t c -> b c t f")

@@ -1,0 +1,133 @@
+"""The autoencoder between log-mel spectrograms (b, t, m) and latents (b, 8, t / 4, m / 4)."""
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from audiolitefocus.config import VAEConfig
+from audiolitefocus.layers import Downsample, ResnetBlock, Upsample
+
+EPS = 1e-6  # of every group norm here
+
+
+class MiddleAttention(nn.Module):
+    """One head of full width over all positions."""
+
+    def __init__(self, channels: int, groups: int):
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels, eps=EPS)
+        self.to_q = nn.Linear(channels, channels)
+        self.to_k = nn.Linear(channels, channels)
+        self.to_v = nn.Linear(channels, channels)
+        self.to_out = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = rearrange(self.norm(x), "b c t f -> b 1 (t f) c")
+        out = F.scaled_dot_product_attention(
+            self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)
+        )
+        return x + rearrange(self.to_out(out), "b 1 (t f) c -> b c t f", t=x.shape[2])
+
+
+class Middle(nn.Module):
+    def __init__(self, channels: int, groups: int):
+        super().__init__()
+        self.resnet_1 = ResnetBlock(channels, channels, groups, eps=EPS)
+        self.attention = MiddleAttention(channels, groups)
+        self.resnet_2 = ResnetBlock(channels, channels, groups, eps=EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.resnet_2(self.attention(self.resnet_1(x)))
+
+
+class Level(nn.Module):
+    """Residual blocks at one resolution, then the step to the next one (if any)."""
+
+    def __init__(
+        self, in_channels: int, channels: int, resnets: int, groups: int, resample: nn.Module
+    ):
+        super().__init__()
+        inputs = [in_channels] + [channels] * (resnets - 1)
+        self.resnets = nn.ModuleList(ResnetBlock(c, channels, groups, eps=EPS) for c in inputs)
+        self.resample = resample
+
+    def forward(self, x: Tensor) -> Tensor:
+        for resnet in self.resnets:
+            x = resnet(x)
+        return self.resample(x)
+
+
+class Encoder(nn.Module):
+    """(b, 1, t, m) -> (b, 16, t / 4, m / 4): means and log-variances before `quant_conv`."""
+
+    def __init__(self, config: VAEConfig):
+        super().__init__()
+        channels, groups = config.channels, config.norm_groups
+        inputs = (channels[0], *channels[:-1])
+        steps = [Downsample(c, pad_both=False) for c in channels[:-1]] + [nn.Identity()]
+        self.conv_in = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)
+        self.levels = nn.ModuleList(
+            Level(i, c, config.resnets, groups, step)
+            for i, c, step in zip(inputs, channels, steps, strict=True)
+        )
+        self.middle = Middle(channels[-1], groups)
+        self.norm_out = nn.GroupNorm(groups, channels[-1], eps=EPS)
+        self.conv_out = nn.Conv2d(channels[-1], 2 * config.latent_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)
+        for level in self.levels:
+            x = level(x)
+        return self.conv_out(F.silu(self.norm_out(self.middle(x))))
+
+
+class Decoder(nn.Module):
+    """(b, 8, t, f) -> (b, 1, 4 t, 4 f)."""
+
+    def __init__(self, config: VAEConfig):
+        super().__init__()
+        channels, groups = config.channels[::-1], config.norm_groups
+        inputs = (channels[0], *channels[:-1])
+        steps = [Upsample(c) for c in channels[:-1]] + [nn.Identity()]
+        self.conv_in = nn.Conv2d(config.latent_channels, channels[0], 3, padding=1)
+        self.middle = Middle(channels[0], groups)
+        self.levels = nn.ModuleList(
+            Level(i, c, config.resnets + 1, groups, step)
+            for i, c, step in zip(inputs, channels, steps, strict=True)
+        )
+        self.norm_out = nn.GroupNorm(groups, channels[-1], eps=EPS)
+        self.conv_out = nn.Conv2d(channels[-1], config.in_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.middle(self.conv_in(x))
+        for level in self.levels:
+            x = level(x)
+        return self.conv_out(F.silu(self.norm_out(x)))
+
+
+class VAE(nn.Module):
+    """Kingma and Welling's variational autoencoder, as trained by AudioLDM2 on log-mel
+    spectrograms.
+    """
+
+    def __init__(self, config: VAEConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.quant_conv = nn.Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
+        self.post_quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
+        self.decoder = Decoder(config)
+
+    def encode(self, mel: Tensor) -> tuple[Tensor, Tensor]:
+        """(b, t, m) log-mel -> mean and log-variance, (b, 8, t / 4, m / 4) each, before scaling.
+
+        The denoiser works on latents * config.scale_factor.
+        """
+        mean, log_variance = self.quant_conv(self.encoder(mel[:, None])).chunk(2, dim=1)
+        return mean, log_variance.clamp(-30.0, 20.0)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(b, 8, t, f) unscaled latents, that is the denoiser's / config.scale_factor -> (b, 4 t, 4
+        f) log-mel.
+        """
+        return self.decoder(self.post_quant_conv(latents))[:, 0]
