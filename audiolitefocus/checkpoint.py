@@ -181,7 +181,7 @@ def atomic_folder(destination: str | os.PathLike, *, force: bool = False) -> Ite
     )
     try:
         yield folder
-        os.chmod(folder, 0o777 & ~_umask())
+        _open_permissions(folder)
         _replace_folder(folder, destination)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -203,6 +203,13 @@ def _replace_folder(folder: Path, destination: Path) -> None:
             os.rename(aside, destination)
         raise
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _open_permissions(folder: Path) -> None:
+    """Give temporary folders and safetensors files, which are born private, the usual modes."""
+    mask = _umask()
+    for path in (folder, *folder.rglob("*")):
+        os.chmod(path, (0o777 if path.is_dir() else 0o666) & ~mask)
 
 
 def _umask() -> int:
