@@ -1,0 +1,29 @@
+# make demo   a sound from the bundled model, and its spectrogram: out/demo.wav, out/demo.png
+# make test   lint, format, types and tests
+#
+# Each creates .venv on its first run. PYTHON names the interpreter to make it from.
+
+PYTHON ?= python3
+PROMPT ?= rain on a tin roof, distant thunder
+BIN := .venv/bin
+
+.PHONY: demo test
+.DELETE_ON_ERROR:
+
+demo: .venv/installed-plot
+	mkdir -p out
+	$(BIN)/audiolitefocus generate "$(PROMPT)" -o out/demo.wav --model demo
+	$(BIN)/python scripts/spectrogram.py out/demo.wav out/demo.png
+
+test: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+# PyTorch comes first and pinned, so that no other package's wishes choose its build.
+.venv/installed-%: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	touch $@
