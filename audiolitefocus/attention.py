@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from audiolitefocus.linear import Linear
 
-# Limits of the length rule in `LiteFocus.for_duration`, in seconds.
-FULL_RATIO_SECONDS, LEVEL_2_SECONDS, LEVEL_3_SECONDS = 40.96, 81.92, 327.68
+# Limits of the length rule in `LiteFocus.for_duration`: in trained lengths, and in seconds.
+FULL_RATIO_LENGTHS, LEVEL_2_SECONDS, LEVEL_3_SECONDS = 4, 81.92, 327.68
 
 
 def dense_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -200,19 +200,22 @@ class LiteFocus:
             raise ValueError("sparse_ratio 0 without same_frequency: nothing to attend to")
 
     @classmethod
-    def for_duration(cls, seconds: float, *, seed: int = 0) -> "LiteFocus":
+    def for_duration(
+        cls, seconds: float, *, trained_seconds: float = 10.24, seed: int = 0
+    ) -> "LiteFocus":
         """The length rule behind `attention="auto"` for clips beyond the trained length.
 
-        The ratio is the paper's 0.1 up to 41 s and then falls as 1 / length: FAD at 40 s is better
-        with compensation than without (5.40 against 6.06, Tables 1 and 3), at 80 s worse (6.56
-        against 6.24). A level joins where its dense attention would cost more than its linear
-        layers, which grows with length over channels: level 1 at once, level 2 beyond 82 s, level 3
-        and the middle beyond 328 s."""
+        The ratio is the paper's 0.1 up to four trained lengths (41 s) and then falls as 1 / length:
+        at 40 s FAD is better with compensation than without (5.40 against 6.06, Tables 1 and 3), at
+        80 s worse (6.56 against 6.24). A level joins where its dense attention would cost more than
+        its linear layers, which grows with length over channels: level 1 at once, level 2 beyond
+        82 s, level 3 and the middle beyond 328 s.
+        """
         if not seconds > 0:
             raise ValueError(f"seconds {seconds!r}: must be positive")
-        ratio = 0.1 * min(1.0, FULL_RATIO_SECONDS / seconds)
-        levels = 1 + (seconds > LEVEL_2_SECONDS) + (seconds > LEVEL_3_SECONDS)
-        return cls(sparse_ratio=ratio, levels=tuple(range(1, levels + 1)), seed=seed)
+        ratio = 0.1 * min(1.0, FULL_RATIO_LENGTHS * trained_seconds / seconds)
+        deepest = 1 + (seconds > LEVEL_2_SECONDS) + (seconds > LEVEL_3_SECONDS)
+        return cls(sparse_ratio=ratio, levels=tuple(range(1, deepest + 1)), seed=seed)
 
     @property
     def attend(self) -> Attend:

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiolitefocus.audio import resample
+from audiolitefocus.condition import Condition, stack_conditions
 from audiolitefocus.config import BundleConfig, ProjectionConfig
-from audiolitefocus.unet import Condition
 
 TOWERS = ("clap", "t5", "gpt2")
 
@@ -64,7 +64,9 @@ def load_tower(folder: Path, name: str) -> nn.Module:
     if not (path / "model.safetensors").is_file():
         raise ValueError(f"{path / 'model.safetensors'}: no such file")
     level = transformers.logging.get_verbosity()
+    bars = transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     try:
         model, report = tower_class(name).from_pretrained(
             path,
@@ -79,6 +81,8 @@ def load_tower(folder: Path, name: str) -> nn.Module:
         raise ValueError(f"{path} cannot be loaded: {_first_line(error)}") from None
     finally:
         transformers.logging.set_verbosity(level)
+        if bars:
+            transformers.logging.enable_progress_bar()
     problems = {kind: keys for kind, keys in report.items() if keys}
     if problems:
         raise ValueError(f"{path / 'model.safetensors'} does not fit its config: {problems}")
@@ -258,18 +262,3 @@ def write_loa(gpt2: nn.Module, embeddings: Tensor, mask: Tensor, count: int) -> 
         embeddings = torch.cat([embeddings, hidden[:, -1:]], dim=1)
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
     return embeddings[:, -count:]
-
-
-def stack_conditions(conditions: list[Condition]) -> Condition:
-    """Concatenate along the batch, with T5's tokens padded to the longest and masked."""
-    longest = max(c.t5.shape[1] for c in conditions)
-    short = [longest - c.t5.shape[1] for c in conditions]
-    masks = [
-        c.t5.new_ones(c.t5.shape[:2], dtype=torch.long) if c.t5_mask is None else c.t5_mask
-        for c in conditions
-    ]
-    return Condition(
-        loa=torch.cat([c.loa for c in conditions]),
-        t5=torch.cat([F.pad(c.t5, (0, 0, 0, n)) for c, n in zip(conditions, short, strict=True)]),
-        t5_mask=torch.cat([F.pad(mask, (0, n)) for mask, n in zip(masks, short, strict=True)]),
-    )

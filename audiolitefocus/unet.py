@@ -2,8 +2,6 @@
 transformers.
 """
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +13,7 @@ from audiolitefocus.attention import (
     TokenMerging,
     dense_attention,
 )
+from audiolitefocus.condition import Condition
 from audiolitefocus.config import UNetConfig
 from audiolitefocus.layers import (
     Downsample,
@@ -24,21 +23,6 @@ from audiolitefocus.layers import (
     Transformer2D,
     Upsample,
 )
-
-
-@dataclass(frozen=True)
-class Condition:
-    """What the denoiser is told of the text.
-
-    Attributes:
-        loa: (b, n, 768), the "language of audio" tokens of GPT-2.
-        t5: (b, s, 1024), the encoding of T5. None for checkpoints without it (speech).
-        t5_mask: (b, s), nonzero for tokens to attend to. None: all.
-    """
-
-    loa: Tensor
-    t5: Tensor | None = None
-    t5_mask: Tensor | None = None
 
 
 class Stage(nn.Module):

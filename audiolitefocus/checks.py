@@ -1,0 +1,101 @@
+"""What a call of the pipeline may be asked: every argument is checked before any work starts."""
+
+from torch import Tensor
+
+from audiolitefocus.condition import Condition
+
+SAMPLERS = ("ddim", "dpm++")
+UNCONDITIONALS = ("trained", "empty_prompt")
+OUTPUT_TYPES = ("np", "pt", "latent")
+
+
+def check_settings(
+    *,
+    steps: int,
+    guidance_scale: float,
+    eta: float,
+    candidates: int,
+    sampler: str,
+    unconditional: str,
+    train_steps: int = 1000,
+) -> None:
+    """Raise ValueError for a setting of the sampling that makes no sense."""
+    check_number("steps", steps, 1, train_steps)
+    check_number("candidates", candidates, 1, 1000)
+    check_number("guidance_scale", guidance_scale, 0.0, 1000.0)
+    check_number("eta", eta, 0.0, 1.0)
+    check_choice("sampler", sampler, SAMPLERS)
+    check_choice("unconditional", unconditional, UNCONDITIONALS)
+
+
+def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} {value!r}: must be one of {', '.join(allowed)}")
+
+
+def check_number(name: str, value: float, low: float, high: float) -> None:
+    """In [low, high], and whole where `low` is an int."""
+    kinds = int if isinstance(low, int) else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+        what = "a whole number" if kinds is int else "a number"
+        raise ValueError(f"{name} {value!r}: must be {what} from {low:g} to {high:g}")
+
+
+def check_texts(
+    name: str, text: str | list[str] | None, *, empty: bool, copies: int = 1
+) -> list[str] | None:
+    """A list of texts from many, or from one `copies` times. Raises ValueError for what is no text,
+    or is empty.
+    """
+    if text is None:
+        return None
+    texts = [text] * copies if isinstance(text, str) else list(text)
+    if not texts:
+        raise ValueError(f"{name} is an empty list")
+    for entry in texts:
+        if not isinstance(entry, str):
+            raise ValueError(f"{name} {entry!r}: must be a text")
+        if not empty and not entry.strip():
+            raise ValueError(f"{name} {entry!r} is empty: say what should be heard")
+    return texts
+
+
+def check_embeds(t5: Tensor | None, loa: Tensor | None, mask: Tensor | None) -> Condition | None:
+    """A condition from the caller's embeddings, or None if there are none."""
+    if t5 is None and loa is None and mask is None:
+        return None
+    if t5 is None or loa is None or len(t5) != len(loa):
+        raise ValueError(
+            "give both T5's prompt_embeds and GPT-2's generated_prompt_embeds, one entry a prompt"
+        )
+    if mask is not None and mask.shape != t5.shape[:2]:
+        raise ValueError(
+            f"attention_mask {tuple(mask.shape)} does not fit prompt_embeds {tuple(t5.shape)}"
+        )
+    check_finite("prompt_embeds", t5)
+    check_finite("generated_prompt_embeds", loa)
+    return Condition(loa=loa, t5=t5, t5_mask=mask)
+
+
+def check_sides(
+    prompts: list[str] | None,
+    given: Condition | None,
+    negatives: list[str] | None,
+    negative_given: Condition | None,
+) -> None:
+    """Raises ValueError unless each side is text or embeddings, and they fit."""
+    if (prompts is None) == (given is None):
+        raise ValueError("give either prompt, or prompt_embeds with generated_prompt_embeds")
+    if negatives is not None and negative_given is not None:
+        raise ValueError("give either negative_prompt or negative_prompt_embeds")
+    batch = len(prompts) if prompts is not None else len(given.loa)
+    for other in (negatives, negative_given and negative_given.loa):
+        if other is not None and len(other) != batch:
+            raise ValueError(
+                f"{len(other)} negative prompts for {batch} prompts: give one for each"
+            )
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    if not tensor.isfinite().all():
+        raise ValueError(f"{name}: not finite; if this is half precision, try dtype float32")

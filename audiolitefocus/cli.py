@@ -1,0 +1,169 @@
+"""The command line: audiolitefocus generate | convert | info. Parsing and printing only."""
+
+import secrets
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Text to audio with AudioLDM2, long clips made cheap by LiteFocus attention.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str | None, typer.Argument(help="What should be heard.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="Sound file (.wav, .flac, .ogg); with --prompts a folder. "
+            "Default: a name made of the prompt and the seed, here.",
+        ),
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="A file of prompts instead, one TEXT or TEXT|NAME a line.")
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="demo, audioldm2, audioldm2-large, audioldm2-music, a converted folder, or a "
+            "hub repository OWNER/NAME."
+        ),
+    ] = "audioldm2",
+    duration: Annotated[float | None, typer.Option(help="Seconds. Default: as trained.")] = None,
+    steps: Annotated[int, typer.Option(help="Denoising steps; dpm++ needs 20 to 25.")] = 200,
+    sampler: Annotated[str, typer.Option(help="ddim or dpm++.")] = "ddim",
+    eta: Annotated[float, typer.Option(help="Fresh noise in ddim, 0 to 1.")] = 1.0,
+    guidance_scale: Annotated[
+        float, typer.Option(help="How closely to follow the prompt; 1 is without guidance.")
+    ] = 3.5,
+    negative_prompt: Annotated[str | None, typer.Option(help="What to steer away from.")] = None,
+    unconditional: Annotated[
+        str, typer.Option(help="trained, or empty_prompt as diffusers does.")
+    ] = "trained",
+    candidates: Annotated[int, typer.Option(help="Clips to make; CLAP keeps the best.")] = 1,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same clip. Default: random.")] = None,
+    attention: Annotated[
+        str, typer.Option(help="auto, dense, tome, litefocus or litefocus:RATIO.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="Of the denoiser: float32, bfloat16, float16, or auto.")
+    ] = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
+) -> None:
+    """Make sound files from prompts, each with a JSON file that says how to make it again."""
+    from tqdm import tqdm
+
+    from audiolitefocus import jobs
+    from audiolitefocus.pipeline import AudioLDM2Pipeline
+
+    if (prompt is None) == (prompts is None):
+        raise ValueError("give either a prompt or --prompts FILE")
+    settings = jobs.Settings(
+        duration=duration,
+        steps=steps,
+        sampler=sampler,
+        eta=eta,
+        guidance_scale=guidance_scale,
+        negative_prompt=negative_prompt,
+        unconditional=unconditional,
+        candidates=candidates,
+        seed=secrets.randbits(32) if seed is None else seed,
+        attention=attention,
+    )
+    plan = (
+        jobs.plan_one(prompt, output, settings.seed, force=force)
+        if prompt is not None
+        else jobs.plan_file(prompts, output, settings.seed, force=force)
+    )
+    pipe = AudioLDM2Pipeline.from_pretrained(model, dtype=dtype, device=device)
+    for clip in plan:
+        with tqdm(total=steps, desc=clip.path.name, unit="step") as bar:
+            done = jobs.make_clip(pipe, clip, settings, lambda *_, bar=bar: bar.update())
+        best = "" if done.scores is None else f", CLAP {done.scores[0]:.3f}, best of {candidates}"
+        typer.echo(f"{clip.path} (seed {settings.seed}{best})")
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(help="A diffusers folder, a hub repository OWNER/NAME, or a .pth / .ckpt."),
+    ],
+    destination: Annotated[Path, typer.Argument(help="The folder to make.")],
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; default: the source's.")
+    ] = None,
+    heads: Annotated[
+        str, typer.Option(help="trained: heads of 32 channels; config: as the repository says.")
+    ] = "trained",
+    tokenizers: Annotated[
+        Path | None,
+        typer.Option(help="A folder with clap/ and t5/, for sources without tokenizers."),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace DESTINATION.")] = False,
+) -> None:
+    """Convert AudioLDM2 weights into a bundle, once; every key is accounted for."""
+    from tqdm import tqdm
+
+    from audiolitefocus.convert import convert_checkpoint
+
+    with tqdm(unit="B", unit_scale=True, desc="convert") as bar:
+        config = convert_checkpoint(
+            source,
+            destination,
+            dtype=dtype,
+            heads=heads,
+            tokenizers=tokenizers,
+            revision=revision,
+            force=force,
+            progress=bar,
+        )
+    typer.echo(f"{destination}: {config.name}")
+    for line in config.provenance.get("notes", ()):
+        typer.echo(f"  {line}")
+
+
+@app.command()
+def info(folder: Annotated[str, typer.Argument(help="A bundle's folder, or demo.")]) -> None:
+    """Print what a bundle is: networks, sizes, where it came from."""
+    from audiolitefocus.describe import describe
+
+    for line in describe(folder):
+        typer.echo(line)
+
+
+def main() -> None:
+    """Entry point: errors that a user can mend are one line on stderr and a non-zero exit."""
+    warnings.showwarning = _show_warning
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except (ValueError, OSError) as error:
+        _fail(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("cancelled", status=130)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # what typer raises for bad options
+            raise
+        _fail(error.format_message(), status=getattr(error, "exit_code", 2))
+
+
+def _fail(message: str, status: int = 1) -> None:
+    line = " ".join(message.split())
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)

@@ -1,0 +1,90 @@
+"""The denoising loop: a UNet, a sampler and guidance, with everything that stays the same computed
+once.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from audiolitefocus import sampling
+from audiolitefocus.audio import ClipLength
+from audiolitefocus.checks import check_finite
+from audiolitefocus.condition import Condition, stack_conditions
+from audiolitefocus.config import ScheduleConfig
+from audiolitefocus.layers import Signals
+from audiolitefocus.unet import UNet
+
+
+def timesteps_of(sampler: str, steps: int, schedule: ScheduleConfig) -> list[int]:
+    """The training steps that "ddim" or "dpm++" visits, from noise to data."""
+    choose = sampling.ddim_timesteps if sampler == "ddim" else sampling.dpm_timesteps
+    return choose(steps, schedule.train_steps)
+
+
+def initial_latents(
+    given: Tensor | None, noise: sampling.ClipNoise, clips: int, length: ClipLength, channels: int
+) -> Tensor:
+    """Fresh noise, or the caller's if it is finite, fits the batch and covers the clip
+    (ValueError).
+    """
+    if given is None:
+        return noise.initial((channels, length.latent_frames, length.latent_rows))
+    least, frames = length.least_latent_frames, given.shape[2] if given.ndim == 4 else 0
+    if tuple(given.shape) != (clips, channels, max(frames, least), length.latent_rows):
+        raise ValueError(
+            f"latents {tuple(given.shape)}: {length.seconds} s for {clips} clips need "
+            f"({clips}, {channels}, {least} or more, {length.latent_rows})"
+        )
+    check_finite("latents", given)
+    return given
+
+
+def denoise(
+    unet: UNet,
+    latents: Tensor,
+    condition: Condition,
+    negative: Condition | None = None,
+    *,
+    timesteps: Sequence[int],
+    schedule: ScheduleConfig,
+    sampler: str = "ddim",
+    guidance_scale: float = 3.5,
+    eta: float = 1.0,
+    noise: sampling.ClipNoise | None = None,
+    evaluate: Callable[[Tensor, Signals], Tensor] | None = None,
+) -> Iterator[Tensor]:
+    """Yields the latents (clips, 8, t, 16), float32, after every step.
+
+    Args:
+        unet: whose `use_attention` has been called.
+        latents: Gaussian noise (clips, 8, t, 16).
+        condition, negative: one entry a clip; without `negative` there is no guidance.
+        timesteps: from `timesteps_of`, of the same sampler.
+        noise: fresh noise for "ddim" with eta above 0.
+        evaluate: `unet.denoise`, or a compiled form of it.
+    """
+    evaluate, device = evaluate or unet.denoise, unet.conv_in.weight.device
+    both = condition if negative is None else stack_conditions([negative, condition])
+    keys_values, mask = unet.keys_values(both)
+    biases = unet.time_biases(torch.tensor(timesteps))
+
+    def predict(latents: Tensor, step: int) -> Tensor:
+        batch = latents if negative is None else torch.cat([latents, latents])
+        time = [bias[step : step + 1] for bias in biases]
+        epsilon = evaluate(batch, Signals(time, keys_values, mask, unet.draw(latents)))
+        return epsilon if negative is None else sampling.guide(epsilon, guidance_scale)
+
+    latents, alphas = latents.to(device, torch.float32), sampling.alphas_cumprod(schedule)
+    if sampler == "dpm++":
+        yield from sampling.dpm_solver(predict, latents, timesteps, alphas)
+    else:
+        source, shape = noise or sampling.ClipNoise(None, len(latents)), latents.shape[1:]
+        yield from sampling.ddim(
+            predict,
+            latents,
+            timesteps,
+            alphas,
+            eta=eta,
+            noise=lambda: source.fresh(shape).to(device),
+        )

@@ -1,0 +1,302 @@
+"""AudioLDM2Pipeline: from a prompt to a waveform."""
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from audiolitefocus.attention import LiteFocus
+from audiolitefocus.audio import ClipLength
+from audiolitefocus.checkpoint import load_component, load_config
+from audiolitefocus.checks import (
+    OUTPUT_TYPES,
+    check_choice,
+    check_embeds,
+    check_finite,
+    check_number,
+    check_settings,
+    check_sides,
+    check_texts,
+)
+from audiolitefocus.condition import Condition, repeat_condition
+from audiolitefocus.conditioning import TextEncoder
+from audiolitefocus.config import BundleConfig
+from audiolitefocus.denoising import denoise, initial_latents, timesteps_of
+from audiolitefocus.loading import choose_device, choose_dtype, locate
+from audiolitefocus.sampling import ClipNoise
+from audiolitefocus.unet import UNet
+from audiolitefocus.vae import VAE
+from audiolitefocus.vocoder import HiFiGAN
+
+
+@dataclass(frozen=True)
+class AudioOutput:
+    """What a call returns.
+
+    Attributes:
+        audios: float32 (n, samples) in [-1, 1], numpy or torch; or latents (n, 8, t, 16). Clips of
+            one prompt stand together, best first.
+        sampling_rate: of `audios`.
+        scores: CLAP similarity of every clip to its prompt, (n,), where candidates were ranked;
+            else None.
+    """
+
+    audios: np.ndarray | Tensor
+    sampling_rate: int
+    scores: Tensor | None = None
+
+
+class AudioLDM2Pipeline:
+    """Text to audio. Make one with `from_pretrained`, then call it.
+
+    `dtype` is that of the UNet, where the time goes; text, latents, decoder and vocoder are
+    float32."""
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        config: BundleConfig,
+        unet: UNet,
+        vae: VAE,
+        vocoder: HiFiGAN,
+        device: torch.device,
+    ):
+        self.folder, self.config, self.device = Path(folder), config, device
+        self.unet, self.vae, self.vocoder = unet, vae, vocoder
+        self._text: TextEncoder | None = None
+        self._evaluate = unet.denoise
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | os.PathLike,
+        *,
+        dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
+        device: torch.device | str = "auto",
+        revision: str | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+    ) -> "AudioLDM2Pipeline":
+        """Load a model.
+
+        Args:
+            model: a converted folder, a name of `config.MODELS` ("demo", "audioldm2", ...), or a
+                hub repository in diffusers layout, which is fetched and converted into the cache
+                once.
+            dtype, torch_dtype: of the UNet; default float32.
+            device: "auto" (CUDA, else MPS, else CPU), "cuda", "mps", "cpu" or a torch.device.
+            revision, cache_dir, local_files_only, token: for the hub, as in huggingface_hub.
+
+        Raises:
+            ValueError, OSError: in one line, what is wrong with the model, dtype or device, and
+                what to do.
+        """
+        place = choose_device(device)
+        chosen = choose_dtype(torch_dtype if dtype is None else dtype, place)
+        folder = locate(
+            model,
+            revision=revision,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            token=token,
+        )
+        unet = load_component(folder, "unet", dtype=chosen, device=place)
+        vae = load_component(folder, "vae", dtype=torch.float32, device=place)
+        vocoder = load_component(folder, "vocoder", dtype=torch.float32, device=place)
+        return cls(folder, load_config(folder), unet, vae, vocoder, place)
+
+    @property
+    def text(self) -> TextEncoder:
+        """The text towers, loaded when they are first needed."""
+        if self._text is None:
+            projection = load_component(self.folder, "projection", dtype=torch.float32)
+            self._text = TextEncoder(self.folder, self.config, projection, self.device)
+        return self._text
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        *,
+        audio_length_in_s: float | None = None,
+        num_inference_steps: int = 200,
+        guidance_scale: float = 3.5,
+        negative_prompt: str | list[str] | None = None,
+        num_waveforms_per_prompt: int = 1,
+        eta: float = 1.0,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        generated_prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        negative_attention_mask: Tensor | None = None,
+        negative_generated_prompt_embeds: Tensor | None = None,
+        output_type: str = "np",
+        callback: Callable[[int, int, Tensor], None] | None = None,
+        callback_steps: int = 1,
+        sampler: str = "ddim",
+        attention: str | LiteFocus = "auto",
+        unconditional: str = "trained",
+    ) -> AudioOutput:
+        """Make clips. Arguments are diffusers' where it has them; defaults are those of the
+        checkpoint's authors.
+
+        Args:
+            prompt: one text, or one for each clip; or give embeddings instead.
+            audio_length_in_s: clip length; default the trained one. The waveform has exactly this
+                length.
+            num_inference_steps: 1 to 1000. "dpm++" needs 20 to 25.
+            guidance_scale: above 1, classifier-free guidance.
+            negative_prompt: what to steer away from, instead of `unconditional`.
+            num_waveforms_per_prompt: candidates, ranked by CLAP within each prompt.
+            eta: of DDIM: 1 as the authors sample, 0 as diffusers does by default.
+            generator: one for all clips or one for each; a clip does not depend on what else is in
+                its batch.
+            latents: initial noise (clips, 8, t, 16) to start from instead; its t may be any that
+                covers the clip.
+            prompt_embeds, attention_mask, generated_prompt_embeds: T5's encoding (n, s, 1024), its
+                mask (n, s) and GPT-2's tokens (n, 8, 768); `encode_prompt` makes them.
+            negative_prompt_embeds, negative_attention_mask, negative_generated_prompt_embeds: the
+                same to steer away from.
+            output_type: "np", "pt", or "latent" for the denoised latents.
+            callback: called as callback(step, timestep, latents) every `callback_steps` steps;
+                raise to cancel.
+            sampler: "ddim" or "dpm++".
+            attention: "auto" (dense up to the trained length, `LiteFocus.for_duration` beyond),
+                "dense", "tome", or a LiteFocus.
+            unconditional: "trained" (zeros for GPT-2's tokens and T5's encoding of "", as in
+                training; every text is read alone) or "empty_prompt" (diffusers' way: "" through
+                every tower, texts padded together).
+
+        Raises:
+            ValueError: an argument that makes no sense, before any work; or latents that are not
+                finite.
+        """
+        seconds = self.config.trained_seconds if audio_length_in_s is None else audio_length_in_s
+        length = ClipLength(seconds, self.config)
+        check_settings(
+            steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            eta=eta,
+            candidates=num_waveforms_per_prompt,
+            sampler=sampler,
+            unconditional=unconditional,
+            train_steps=self.config.schedule.train_steps,
+        )
+        check_choice("output_type", output_type, OUTPUT_TYPES)
+        check_number("callback_steps", callback_steps, 1, math.inf)
+        prompts = check_texts("prompt", prompt, empty=False)
+        given = check_embeds(prompt_embeds, generated_prompt_embeds, attention_mask)
+        batch = len(prompts or (given.loa if given else ()))
+        negatives = check_texts("negative_prompt", negative_prompt, empty=True, copies=batch)
+        negative_given = check_embeds(
+            negative_prompt_embeds, negative_generated_prompt_embeds, negative_attention_mask
+        )
+        check_sides(prompts, given, negatives, negative_given)
+        clips = batch * num_waveforms_per_prompt
+        noise = ClipNoise(generator, clips)
+        channels = self.config.unet.in_channels
+        latents = initial_latents(latents, noise, clips, length, channels)
+        self.unet.use_attention(self.choose_attention(attention, length.seconds))
+
+        condition = given or self.text.encode(prompts, pad_together=unconditional != "trained")
+        negative = None
+        if guidance_scale > 1:
+            negative = negative_given or self.negative(negatives, condition, unconditional)
+        timesteps = timesteps_of(sampler, num_inference_steps, self.config.schedule)
+        steps = denoise(
+            self.unet,
+            latents,
+            repeat_condition(condition, num_waveforms_per_prompt),
+            negative and repeat_condition(negative, num_waveforms_per_prompt),
+            timesteps=timesteps,
+            schedule=self.config.schedule,
+            sampler=sampler,
+            guidance_scale=guidance_scale,
+            eta=eta,
+            noise=noise,
+            evaluate=self._evaluate,
+        )
+        for step, latents in enumerate(steps):
+            if callback is not None and step % callback_steps == 0:
+                callback(step, timesteps[step], latents)
+        check_finite("latents after the last step", latents)
+        if output_type == "latent":
+            return AudioOutput(latents, self.config.vocoder.sampling_rate)
+        audios, scores = self.decode(latents, length.samples), None
+        if prompts and num_waveforms_per_prompt > 1:
+            audios, scores = self.rank(prompts, audios)
+        return AudioOutput(
+            audios.numpy() if output_type == "np" else audios,
+            self.config.vocoder.sampling_rate,
+            scores,
+        )
+
+    def encode_prompt(self, prompt: str | list[str]) -> Condition:
+        """What the denoiser is told of each text: `t5`, `t5_mask` and `loa` are the call's
+        `prompt_embeds`, `attention_mask` and `generated_prompt_embeds`.
+        """
+        with torch.inference_mode():
+            return self.text.encode(check_texts("prompt", prompt, empty=False))
+
+    def negative(
+        self, negatives: list[str] | None, condition: Condition, unconditional: str
+    ) -> Condition:
+        """The other side of the guidance: for negative prompts, or for none as `unconditional`
+        says.
+        """
+        batch = len(condition.loa)
+        if unconditional == "empty_prompt":
+            texts = negatives or [""] * batch
+            return self.text.encode(texts, pad_together=True, t5_length=condition.t5.shape[1])
+        return self.text.encode(negatives) if negatives else self.text.unconditional(batch)
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor, samples: int | None = None) -> Tensor:
+        """(n, 8, t, 16) latents -> float32 waveforms (n, samples) on the CPU, one clip at a
+        time.
+        """
+        waveforms = [
+            self.vocoder(self.vae.decode(clip[None].float() / self.config.vae.scale_factor))[
+                :, :samples
+            ]
+            for clip in latents.to(self.device)
+        ]
+        return torch.cat(waveforms).clamp(-1, 1).cpu()
+
+    def rank(self, prompts: list[str], audios: Tensor) -> tuple[Tensor, Tensor]:
+        """Order every prompt's candidates by CLAP, best first; with their scores."""
+        each = len(audios) // len(prompts)
+        texts = [prompt for prompt in prompts for _ in range(each)]
+        scores = self.text.similarity(texts, audios, self.config.vocoder.sampling_rate).cpu()
+        order = scores.view(-1, each).argsort(dim=1, descending=True, stable=True)
+        index = (order + each * torch.arange(len(prompts))[:, None]).flatten()
+        return audios[index], scores[index]
+
+    def choose_attention(self, attention: str | LiteFocus, seconds: float) -> str | LiteFocus:
+        """What "auto" means for a clip of this length."""
+        if attention != "auto":
+            return attention
+        if seconds <= self.config.trained_seconds:
+            return "dense"
+        return LiteFocus.for_duration(seconds, trained_seconds=self.config.trained_seconds)
+
+    def compile(self, mode: str | None = None) -> "AudioLDM2Pipeline":
+        """Compile the UNet with torch.compile for every attention variant; the first step of a new
+        length is slow.
+
+        Args:
+            mode: of torch.compile; default "reduce-overhead" (CUDA graphs) on CUDA, "default"
+                elsewhere.
+        """
+        mode = mode or ("reduce-overhead" if self.device.type == "cuda" else "default")
+        self._evaluate = torch.compile(self.unet.denoise, fullgraph=True, dynamic=False, mode=mode)
+        return self
