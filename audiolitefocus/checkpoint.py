@@ -1,4 +1,4 @@
-"""Bundles on disk: strict loading, atomic saving, and fetching repositories from the hub.
+"""Bundles on disk: strict loading and atomic saving.
 
 A bundle is a folder: config.json, {unet, vae, vocoder, projection}.safetensors, and clap/, t5/,
 gpt2/ in transformers' own layout with their tokenizers."""

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from audiolitefocus.checkpoint import fetch
 from audiolitefocus.config import MODELS, demo_folder
 from audiolitefocus.convert import convert_checkpoint
+from audiolitefocus.hub import fetch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEVICES = ("auto", "cuda", "mps", "cpu")
