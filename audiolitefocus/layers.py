@@ -85,10 +85,10 @@ class ResnetBlock(nn.Module):
         return self.time_emb_proj(F.silu(time_emb))[:, :, None, None]
 
     def forward(self, x: Tensor, time_bias: Tensor | None = None) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv1(F.silu(self.norm1(x), inplace=True))
         if time_bias is not None:
             h = h + time_bias
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = self.conv2(F.silu(self.norm2(h), inplace=True))
         return self.conv_shortcut(x) + h
 
 
@@ -130,7 +130,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.proj_in(x).chunk(2, dim=-1)
-        return self.proj_out(value * F.gelu(gate))
+        return self.proj_out(F.gelu(gate).mul_(value))  # in place: the widest tensor of the network
 
 
 class TransformerBlock(nn.Module):
