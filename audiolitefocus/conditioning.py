@@ -1,9 +1,8 @@
 """From prompts to `Condition`: CLAP and T5 -> projection -> GPT-2, and the ranking of candidates by
 CLAP.
 
-The three towers are transformers' own; the 8-token GPT-2 loop is ours. This is the only file that
-imports transformers, and it does so when a tower is first needed. Text is read in float32 whatever
-the denoiser's dtype: it runs once a prompt."""
+Text is read in float32 whatever the denoiser's dtype: it runs once a prompt.
+"""
 
 import os
 import warnings
@@ -16,8 +15,7 @@ from torch import Tensor, nn
 from audiolitefocus.audio import resample
 from audiolitefocus.condition import Condition, stack_conditions
 from audiolitefocus.config import BundleConfig, ProjectionConfig
-
-TOWERS = ("clap", "t5", "gpt2")
+from audiolitefocus.towers import TOWERS, load_feature_extractor, load_tokenizer, load_tower
 
 
 class Projection(nn.Module):
@@ -41,74 +39,6 @@ class Projection(nn.Module):
         clap_start, clap_end, t5_start, t5_end = (edge.expand(batch, 1, -1) for edge in edges)
         tokens = [clap_start, self.clap(clap), clap_end, t5_start, self.t5(t5), t5_end]
         return torch.cat(tokens, dim=1), torch.cat([one, one, one, one, t5_mask, one], dim=1)
-
-
-def tower_class(name: str):
-    """The transformers class of a tower: "clap", "t5" or "gpt2"."""
-    import transformers
-
-    return {
-        "clap": transformers.ClapModel,
-        "t5": transformers.T5EncoderModel,
-        "gpt2": transformers.GPT2Model,
-    }[name]
-
-
-def load_tower(folder: Path, name: str) -> nn.Module:
-    """One text tower of a bundle, float32, in eval mode. Raises ValueError unless its weights fit
-    exactly.
-    """
-    import transformers
-
-    path = Path(folder) / name
-    if not (path / "model.safetensors").is_file():
-        raise ValueError(f"{path / 'model.safetensors'}: no such file")
-    level = transformers.logging.get_verbosity()
-    bars = transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        model, report = tower_class(name).from_pretrained(
-            path,
-            local_files_only=True,
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-    except (
-        Exception
-    ) as error:  # transformers and safetensors raise many kinds, of whatever a damaged file causes
-        raise ValueError(f"{path} cannot be loaded: {_first_line(error)}") from None
-    finally:
-        transformers.logging.set_verbosity(level)
-        if bars:
-            transformers.logging.enable_progress_bar()
-    problems = {kind: keys for kind, keys in report.items() if keys}
-    if problems:
-        raise ValueError(f"{path / 'model.safetensors'} does not fit its config: {problems}")
-    return model.eval().requires_grad_(False)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def load_tokenizer(folder: Path, name: str):
-    """The tokenizer of "clap" or "t5". Raises ValueError that says how to supply one that is
-    missing.
-    """
-    import transformers
-
-    path = Path(folder) / name
-    if not (path / "tokenizer_config.json").is_file():
-        raise ValueError(
-            f"{path} has no tokenizer, so prompts cannot be read: convert again with --tokenizers "
-            f"FOLDER, a folder with clap/ and t5/ tokenizers, or where the hub can be reached"
-        )
-    try:
-        return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
-    except Exception as error:  # as above
-        raise ValueError(f"{path}: the tokenizer cannot be loaded: {_first_line(error)}") from None
 
 
 class TextEncoder:
@@ -189,6 +119,21 @@ class TextEncoder:
         condition = Condition(loa=loa, t5=t5, t5_mask=mask)
         return stack_conditions([condition] * batch)
 
+    def rank(self, prompts: list[str], audios: Tensor, rate: int) -> tuple[Tensor, Tensor]:
+        """Order the candidates of every prompt by CLAP, best first.
+
+        Args:
+            audios: (prompts * candidates, samples) at `rate`, those of one prompt together.
+
+        Returns:
+            The audios and their scores, in the new order.
+        """
+        each = len(audios) // len(prompts)
+        scores = self.similarity([p for p in prompts for _ in range(each)], audios, rate).cpu()
+        order = scores.view(-1, each).argsort(dim=1, descending=True, stable=True)
+        index = (order + each * torch.arange(len(prompts))[:, None]).flatten()
+        return audios[index], scores[index]
+
     def similarity(self, prompts: list[str], waveforms: Tensor, rate: int) -> Tensor:
         """CLAP's cosine similarity between prompt i and waveform i: (b,).
 
@@ -205,11 +150,7 @@ class TextEncoder:
 
     def embed_audio(self, waveform: Tensor, rate: int) -> Tensor:
         """(samples,) at `rate` -> CLAP's audio embedding, unit length."""
-        import transformers
-
-        extractor = transformers.ClapFeatureExtractor.from_pretrained(
-            self.folder / "clap", local_files_only=True
-        )
+        extractor = load_feature_extractor(self.folder)
         heard = resample(waveform.float().cpu(), rate, extractor.sampling_rate)
         windows = [window.numpy() for window in heard.split(extractor.nb_max_samples)]
         # Windows no longer than CLAP's input are never cropped at random, so no random state is

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from audiolitefocus.checkpoint import COMPONENTS, build, load_config
-from audiolitefocus.conditioning import TOWERS
 from audiolitefocus.config import demo_folder
+from audiolitefocus.towers import TOWERS
 
 
 def describe(folder: str | os.PathLike) -> Iterator[str]:

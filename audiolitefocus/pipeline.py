@@ -233,7 +233,7 @@ class AudioLDM2Pipeline:
             return AudioOutput(latents, self.config.vocoder.sampling_rate)
         audios, scores = self.decode(latents, length.samples), None
         if prompts and num_waveforms_per_prompt > 1:
-            audios, scores = self.rank(prompts, audios)
+            audios, scores = self.text.rank(prompts, audios, self.config.vocoder.sampling_rate)
         return AudioOutput(
             audios.numpy() if output_type == "np" else audios,
             self.config.vocoder.sampling_rate,
@@ -271,15 +271,6 @@ class AudioLDM2Pipeline:
             for clip in latents.to(self.device)
         ]
         return torch.cat(waveforms).clamp(-1, 1).cpu()
-
-    def rank(self, prompts: list[str], audios: Tensor) -> tuple[Tensor, Tensor]:
-        """Order every prompt's candidates by CLAP, best first; with their scores."""
-        each = len(audios) // len(prompts)
-        texts = [prompt for prompt in prompts for _ in range(each)]
-        scores = self.text.similarity(texts, audios, self.config.vocoder.sampling_rate).cpu()
-        order = scores.view(-1, each).argsort(dim=1, descending=True, stable=True)
-        index = (order + each * torch.arange(len(prompts))[:, None]).flatten()
-        return audios[index], scores[index]
 
     def choose_attention(self, attention: str | LiteFocus, seconds: float) -> str | LiteFocus:
         """What "auto" means for a clip of this length."""
