@@ -4,10 +4,11 @@ This is the only file that imports huggingface_hub, whose cache, resuming, offli
 are used as they are. What is decided here is which files are wanted and what an error means."""
 
 import contextlib
+import itertools
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from huggingface_hub import get_cached_repo_tree, snapshot_download
@@ -34,7 +35,7 @@ WEIGHTS = re.compile(
 )
 SHARD = re.compile(r"-\d+-of-(\d+)")
 # Full precision first; a pickle only where there is nothing else.
-PREFERENCE = (("safetensors", ""), ("safetensors", "fp16"), ("bin", ""), ("bin", "fp16"))
+PREFERENCE = tuple(itertools.product(("safetensors", "bin"), ("", "fp16", "bf16")))
 
 
 def fetch(
@@ -82,6 +83,29 @@ def fetch(
         components = _components(folder / INDEX)
         names = wanted(_listing(repo, folder, cache), components)
         return download(folder.name, [INDEX, *names])
+
+
+def fetch_files(
+    repo: str,
+    names: Sequence[str],
+    *,
+    cache_dir: str | os.PathLike | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> Path:
+    """Download those of the named files that a repository has. Arguments, result and errors as in
+    `fetch`.
+    """
+    with _explained(repo, None):
+        return Path(
+            snapshot_download(
+                repo,
+                cache_dir=None if cache_dir is None else Path(cache_dir),
+                local_files_only=local_files_only,
+                token=token,
+                allow_patterns=list(names),
+            )
+        )
 
 
 def wanted(names: list[str], components: list[str]) -> list[str]:
