@@ -1,0 +1,108 @@
+"""Weights files of others, read through memory maps: safetensors, PyTorch's .bin, .pth and .ckpt,
+whole or in shards.
+
+Tensors are paged in when they are used. Pickles are read as data alone: code in them is refused."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from audiolitefocus.checkpoint import open_safetensors
+
+STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
+VARIANTS = ("", ".fp16", ".bf16")  # full precision first
+MAX_JSON_BYTES = 1 << 24
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object. Raises ValueError that names the file."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise ValueError(f"{path}: {path.stat().st_size} bytes is too large for a config")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} must hold a JSON object, not {type(data).__name__}")
+    return data
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of one file; those of a checkpoint with a "state_dict" are its."""
+    if path.suffix == ".safetensors":
+        with open_safetensors(path) as file:
+            return {key: file.get_tensor(key) for key in file.keys()}
+    data = _unpickle(path)
+    if isinstance(data, dict) and isinstance(data.get("state_dict"), dict):
+        data = data["state_dict"]
+    if not isinstance(data, dict) or not data:
+        raise ValueError(f"{path} holds no dictionary of tensors, but a {type(data).__name__}")
+    others = [str(key) for key, value in data.items() if not isinstance(value, Tensor)]
+    if others:
+        raise ValueError(f"{path} has entries that are no tensors: {', '.join(others)}")
+    return {str(key): tensor.detach() for key, tensor in data.items()}
+
+
+def _unpickle(path: Path):
+    """What `torch.save` wrote, with nothing but tensors and plain containers let through."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    mapped = zipfile.is_zipfile(path)  # the format before PyTorch 1.6 must be read whole
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:  # damaged pickles fail in many ways
+        reason = str(error).strip() or type(error).__name__
+        if "Unsupported" in reason or "GLOBAL" in reason:
+            raise ValueError(
+                f"{path} holds pickled objects beside its tensors, which could run code; refused. "
+                f"Save its state_dict alone, or use safetensors"
+            ) from None
+        raise ValueError(
+            f"{path} is damaged or not a PyTorch file; fetch it again ({_first_line(reason)})"
+        ) from None
+
+
+def _first_line(text: str) -> str:
+    return text.splitlines()[0].strip()
+
+
+def read_component(folder: Path) -> tuple[dict[str, Tensor], list[Path]]:
+    """The tensors of one network's folder, and the files they are in.
+
+    safetensors before .bin, full precision before half, one file before shards."""
+    for ending in ("safetensors", "bin"):
+        for variant in VARIANTS:
+            for stem in STEMS:
+                path = folder / f"{stem}{variant}.{ending}"
+                index = folder / f"{stem}.{ending}.index{variant}.json"
+                if path.is_file():
+                    return read_tensors(path), [path]
+                if index.is_file():
+                    return _read_shards(index)
+    raise ValueError(
+        f"{folder} has no weights: expected {STEMS[0]}.safetensors, {STEMS[1]}.safetensors, their "
+        f".fp16 variants, shards with an index, or .bin"
+    )
+
+
+def _read_shards(index: Path) -> tuple[dict[str, Tensor], list[Path]]:
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(v, str) for v in places.values()):
+        raise ValueError(f'{index} has no "weight_map" of names')
+    names = sorted(set(places.values()))
+    if strange := [name for name in names if Path(name).name != name]:
+        raise ValueError(f"{index} names shards outside its folder: {', '.join(strange)}")
+    shards = [index.parent / name for name in names]
+    if missing := [shard.name for shard in shards if not shard.is_file()]:
+        raise ValueError(f"{index.parent} lacks {', '.join(missing)}, which {index.name} names")
+    tensors = {}
+    for shard in shards:
+        tensors.update(read_tensors(shard))
+    if missing := sorted(set(places) - set(tensors)):
+        raise ValueError(f"{index} names tensors that no shard holds: {', '.join(missing)}")
+    return tensors, [index, *shards]
