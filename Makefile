@@ -12,7 +12,8 @@ BIN := .venv/bin
 
 demo: .venv/installed-plot
 	mkdir -p out
-	$(BIN)/audiolitefocus generate "$(PROMPT)" -o out/demo.wav --model demo
+	$(BIN)/audiolitefocus generate "$(PROMPT)" -o out/demo.wav --model demo \
+		--duration 5.12 --sampler dpm++ --steps 25 --seed 0 --force
 	$(BIN)/python scripts/spectrogram.py out/demo.wav out/demo.png
 
 test: .venv/installed-dev
