@@ -112,15 +112,16 @@ def tome_attention(
     q, k, v = (rearrange(x, "b f t h d -> b (f t) (h d)") for x in (q, k, v))
     slots, count = merge_slots(k, rows, destinations, ratio)  # b n
     index = slots[..., None].expand_as(q)
-    merged = (
-        q.new_zeros(q.shape[0], count, q.shape[2]).scatter_reduce(
-            1, index, x, "mean", include_self=False
+    empty = q.new_zeros(q.shape[0], count, q.shape[2])
+    q, k, v = (
+        rearrange(
+            empty.scatter_reduce(1, index, x, "mean", include_self=False),
+            "b n (h d) -> b h n d",
+            h=heads,
         )
         for x in (q, k, v)
     )
-    out = F.scaled_dot_product_attention(
-        *(rearrange(x, "b n (h d) -> b h n d", h=heads) for x in merged)
-    )
+    out = F.scaled_dot_product_attention(q, k, v)
     out = rearrange(out, "b h n d -> b n (h d)").gather(1, index)
     return rearrange(out, "b (f t) (h d) -> b f t h d", f=rows, h=heads)
 
@@ -269,6 +270,8 @@ class SelfAttention(nn.Module):
     set.
     """
 
+    index: int  # of its entry in `Signals.sampled`
+
     def __init__(self, channels: int, heads: int):
         super().__init__()
         self.heads = heads
@@ -291,6 +294,8 @@ class CrossAttention(nn.Module):
     """Multi-head attention from (b, f, t, c) to context tokens whose keys and values are computed
     once a prompt.
     """
+
+    index: int  # of its entry in `Signals.keys_values`
 
     def __init__(self, channels: int, context_dim: int, heads: int):
         super().__init__()

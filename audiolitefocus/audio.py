@@ -92,11 +92,17 @@ def write_sound(path: str | os.PathLike, waveform: np.ndarray | Tensor, rate: in
         )
     beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        subtype = "VORBIS" if path.suffix.lower() == ".ogg" else "PCM_16"
+        if path.suffix.lower() == ".ogg":
+            samples, subtype = samples.clip(-1, 1), "VORBIS"
+        else:  # rounded here, because libsndfile rounds differently for wav and for flac
+            samples, subtype = (
+                (samples * 32768).round().clip(-32768, 32767).astype(np.int16),
+                "PCM_16",
+            )
         with soundfile.SoundFile(beside, "w", rate, 1, subtype=subtype) as file:
             # One call with many samples overflows the stack of libsndfile's Vorbis encoder.
             for start in range(0, len(samples), rate):
-                file.write(samples[start : start + rate].clip(-1, 1))
+                file.write(samples[start : start + rate])
         os.replace(beside, path)
     except soundfile.LibsndfileError as error:
         raise OSError(f"cannot write {path}: {error}") from None

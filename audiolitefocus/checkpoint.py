@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -66,12 +67,12 @@ def load_component(
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
-) -> nn.Module:
+) -> Any:
     """Load one network of a bundle, in eval mode.
 
     Args:
         folder: of the bundle.
-        name: "unet", "vae", "vocoder" or "projection".
+        name: "unet", "vae", "vocoder" or "projection": a UNet, VAE, HiFiGAN or Projection.
         dtype: of the weights; None keeps the file's.
         device: None is the CPU.
 
@@ -93,7 +94,7 @@ def load_component(
         tensors = {key: file.get_tensor(key).to(device=device, dtype=dtype) for key in expected}
     module.load_state_dict(tensors, strict=True, assign=True)
     if name in ("unet", "vae"):
-        module = module.to(memory_format=torch.channels_last)
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return module.eval().requires_grad_(False)
 
 
@@ -125,7 +126,9 @@ def check_shapes(where: str, found: Mapping[str, tuple], expected: Mapping[str, 
 
 
 def check_sha256(path: Path, config: BundleConfig) -> None:
-    """Raise ValueError if the file is not the one that was written with the bundle."""
+    """Raise ValueError if the file is missing, or is not the one written with the bundle."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
     expected = config.files.get(bundle_name(path))
     if expected is not None and sha256(path) != expected:
         raise ValueError(

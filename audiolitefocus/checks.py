@@ -84,15 +84,17 @@ def check_sides(
     negative_given: Condition | None,
 ) -> None:
     """Raises ValueError unless each side is text or embeddings, and they fit."""
-    if (prompts is None) == (given is None):
+    sizes = [
+        len(side) for side in (prompts, None if given is None else given.loa) if side is not None
+    ]
+    if len(sizes) != 1:
         raise ValueError("give either prompt, or prompt_embeds with generated_prompt_embeds")
     if negatives is not None and negative_given is not None:
         raise ValueError("give either negative_prompt or negative_prompt_embeds")
-    batch = len(prompts) if prompts is not None else len(given.loa)
-    for other in (negatives, negative_given and negative_given.loa):
-        if other is not None and len(other) != batch:
+    for other in (negatives, None if negative_given is None else negative_given.loa):
+        if other is not None and len(other) != sizes[0]:
             raise ValueError(
-                f"{len(other)} negative prompts for {batch} prompts: give one for each"
+                f"{len(other)} negative prompts for {sizes[0]} prompts: give one for each"
             )
 
 

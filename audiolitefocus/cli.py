@@ -67,8 +67,6 @@ def generate(
     from audiolitefocus import jobs
     from audiolitefocus.pipeline import AudioLDM2Pipeline
 
-    if (prompt is None) == (prompts is None):
-        raise ValueError("give either a prompt or --prompts FILE")
     settings = jobs.Settings(
         duration=duration,
         steps=steps,
@@ -81,11 +79,7 @@ def generate(
         seed=secrets.randbits(32) if seed is None else seed,
         attention=attention,
     )
-    plan = (
-        jobs.plan_one(prompt, output, settings.seed, force=force)
-        if prompt is not None
-        else jobs.plan_file(prompts, output, settings.seed, force=force)
-    )
+    plan = jobs.plan(prompt, prompts, output, settings.seed, force=force)
     pipe = AudioLDM2Pipeline.from_pretrained(model, dtype=dtype, device=device)
     for clip in plan:
         with tqdm(total=steps, desc=clip.path.name, unit="step") as bar:

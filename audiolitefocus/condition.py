@@ -24,24 +24,24 @@ class Condition:
 
 def stack_conditions(conditions: list[Condition]) -> Condition:
     """Concatenate along the batch, with T5's tokens padded to the longest and masked."""
-    longest = max(c.t5.shape[1] for c in conditions)
-    short = [longest - c.t5.shape[1] for c in conditions]
+    loa = torch.cat([c.loa for c in conditions])
+    tokens = [c.t5 for c in conditions if c.t5 is not None]
+    if len(tokens) < len(conditions):
+        return Condition(loa=loa)
     masks = [
-        c.t5.new_ones(c.t5.shape[:2], dtype=torch.long) if c.t5_mask is None else c.t5_mask
-        for c in conditions
+        t5.new_ones(t5.shape[:2], dtype=torch.long) if c.t5_mask is None else c.t5_mask
+        for c, t5 in zip(conditions, tokens, strict=True)
     ]
+    longest = max(t5.shape[1] for t5 in tokens)
     return Condition(
-        loa=torch.cat([c.loa for c in conditions]),
-        t5=torch.cat([F.pad(c.t5, (0, 0, 0, n)) for c, n in zip(conditions, short, strict=True)]),
-        t5_mask=torch.cat([F.pad(mask, (0, n)) for mask, n in zip(masks, short, strict=True)]),
+        loa=loa,
+        t5=torch.cat([F.pad(t5, (0, 0, 0, longest - t5.shape[1])) for t5 in tokens]),
+        t5_mask=torch.cat([F.pad(mask, (0, longest - mask.shape[1])) for mask in masks]),
     )
 
 
 def repeat_condition(condition: Condition, times: int) -> Condition:
     """Every entry `times` times, one after the other."""
-    t5_mask = condition.t5_mask
-    return Condition(
-        loa=condition.loa.repeat_interleave(times, 0),
-        t5=condition.t5.repeat_interleave(times, 0),
-        t5_mask=None if t5_mask is None else t5_mask.repeat_interleave(times, 0),
-    )
+    parts = (condition.loa, condition.t5, condition.t5_mask)
+    t5, mask = (None if x is None else x.repeat_interleave(times, 0) for x in parts[1:])
+    return Condition(condition.loa.repeat_interleave(times, 0), t5, mask)

@@ -7,6 +7,7 @@ Text is read in float32 whatever the denoiser's dtype: it runs once a prompt.
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -92,7 +93,8 @@ class TextEncoder:
         padding = "longest" if t5_length is None else "max_length"
         ids, mask = self._tokens("t5", prompts, padding, t5_length or self.limits.t5_max_tokens)
         t5 = self.t5(input_ids=ids, attention_mask=mask).last_hidden_state
-        loa = write_loa(self.gpt2, *self.projection(clap, t5, mask), self.limits.loa_tokens)
+        inputs, inputs_mask = self.projection(clap, t5, mask)
+        loa = write_loa(self.gpt2, inputs, inputs_mask, self.limits.loa_tokens)
         return Condition(loa=loa, t5=t5, t5_mask=mask)
 
     def _tokens(
@@ -182,7 +184,7 @@ def _short(text: str, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def write_loa(gpt2: nn.Module, embeddings: Tensor, mask: Tensor, count: int) -> Tensor:
+def write_loa(gpt2: Any, embeddings: Tensor, mask: Tensor, count: int) -> Tensor:
     """The "language of audio": GPT-2 continues its input by `count` hidden states, each fed back as
     the next input.
 

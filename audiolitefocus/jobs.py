@@ -7,15 +7,16 @@ import os
 import re
 import unicodedata
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
+from audiolitefocus import __version__
 from audiolitefocus.attention import LiteFocus
 from audiolitefocus.audio import check_seconds, check_sound_path, check_writable, write_sound
-from audiolitefocus.checks import check_number, check_settings
+from audiolitefocus.checks import check_number, check_settings, check_texts
 from audiolitefocus.pipeline import AudioLDM2Pipeline, AudioOutput
+from audiolitefocus.towers import transformers_version
 
 
 @dataclass(frozen=True)
@@ -80,20 +81,35 @@ def slug(text: str, limit: int = 48) -> str:
     return words[:limit].rstrip("-") or "clip"
 
 
-def plan_one(prompt: str, output: Path | None, seed: int, *, force: bool) -> list[Clip]:
-    """One prompt, to the named file or to a default name here. Raises for a file that cannot be
-    written.
+def plan(
+    prompt: str | None, prompts: Path | None, output: Path | None, seed: int, *, force: bool
+) -> list[Clip]:
+    """The clips to make, of a prompt or of a file of prompts, and where to write them.
+
+    Raises:
+        ValueError, OSError: nothing to make, or a file that cannot be written or that exists while
+            `force` is not set.
     """
-    path = output if output is not None else Path(f"{slug(prompt)}-{seed}.wav")
-    return _checked([Clip(prompt, path)], force)
+    if prompt is not None and prompts is None:
+        path = output if output is not None else Path(f"{slug(prompt)}-{seed}.wav")
+        clips = [Clip(prompt, path)]
+        check_texts("prompt", prompt, empty=False)
+    elif prompts is not None and prompt is None:
+        clips = read_prompts(prompts, Path(".") if output is None else output, seed)
+    else:
+        raise ValueError("give either a prompt or --prompts FILE")
+    for clip in clips:
+        check_sound_path(clip.path)
+        if clip.path.exists() and not force:
+            raise ValueError(f"{clip.path} exists; pass --force to replace it")
+    return clips
 
 
-def plan_file(prompts: Path, folder: Path | None, seed: int, *, force: bool) -> list[Clip]:
-    """A file of prompts, one "text" or "text|name" a line, into a folder, which is made if need be.
+def read_prompts(prompts: Path, folder: Path, seed: int) -> list[Clip]:
+    """A file of prompts, one TEXT or TEXT|NAME a line, into a folder, which is made if need be.
 
     Blank lines and lines that start with # are passed over; names become safe file names.
     """
-    folder = Path(".") if folder is None else folder
     clips: dict[Path, Clip] = {}
     try:
         lines = prompts.read_text(encoding="utf-8").splitlines()
@@ -113,15 +129,7 @@ def plan_file(prompts: Path, folder: Path | None, seed: int, *, force: bool) -> 
     if not clips:
         raise ValueError(f"{prompts} holds no prompts")
     folder.mkdir(parents=True, exist_ok=True)
-    return _checked(list(clips.values()), force)
-
-
-def _checked(clips: list[Clip], force: bool) -> list[Clip]:
-    for clip in clips:
-        check_sound_path(clip.path)
-        if clip.path.exists() and not force:
-            raise ValueError(f"{clip.path} exists; pass --force to replace it")
-    return clips
+    return list(clips.values())
 
 
 def make_clip(pipe: AudioLDM2Pipeline, clip: Clip, settings: Settings, on_step) -> AudioOutput:
@@ -162,7 +170,11 @@ def recipe(pipe: AudioLDM2Pipeline, clip: Clip, settings: Settings, output: Audi
         "model_files": pipe.config.files,
         "dtype": str(pipe.unet.conv_in.weight.dtype).removeprefix("torch."),
         "device": pipe.device.type,
-        "versions": {name: version(name) for name in ("audiolitefocus", "torch", "transformers")},
+        "versions": {
+            "audiolitefocus": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers_version,
+        },
     }
 
 

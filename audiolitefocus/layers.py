@@ -59,7 +59,7 @@ class ResnetBlock(nn.Module):
     block.
     """
 
-    index: int
+    index: int  # of its entry in `Signals.time`
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor, size: torch.Size | None = None) -> Tensor:
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         size = size or (2 * x.shape[-2], 2 * x.shape[-1])
         return self.conv(F.interpolate(x, size=size, mode="nearest"))
 
@@ -143,7 +143,7 @@ class TransformerBlock(nn.Module):
         self.norm1 = nn.LayerNorm(channels)
         self.attn1 = SelfAttention(channels, heads)
         self.norm2 = nn.LayerNorm(channels)
-        self.attn2 = (
+        self.attn2: SelfAttention | CrossAttention = (
             CrossAttention(channels, context_dim, heads)
             if context_dim
             else SelfAttention(channels, heads)

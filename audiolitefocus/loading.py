@@ -70,8 +70,8 @@ def choose_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch
         return torch.float32
     if dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
-    chosen = DTYPES.get(dtype, None) if isinstance(dtype, str) else dtype
-    if chosen not in DTYPES.values():
+    chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if chosen is None or chosen not in DTYPES.values():
         raise ValueError(f"dtype {dtype!r}: must be one of {', '.join(DTYPES)}")
     return chosen
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from audiolitefocus.attention import LiteFocus
 from audiolitefocus.audio import ClipLength
-from audiolitefocus.checkpoint import load_component, load_config
+from audiolitefocus.checkpoint import check_sha256, load_component, load_config
 from audiolitefocus.checks import (
     OUTPUT_TYPES,
     check_choice,
@@ -29,6 +29,7 @@ from audiolitefocus.config import BundleConfig
 from audiolitefocus.denoising import denoise, initial_latents, timesteps_of
 from audiolitefocus.loading import choose_device, choose_dtype, locate
 from audiolitefocus.sampling import ClipNoise
+from audiolitefocus.towers import TOWERS
 from audiolitefocus.unet import UNet
 from audiolitefocus.vae import VAE
 from audiolitefocus.vocoder import HiFiGAN
@@ -116,6 +117,8 @@ class AudioLDM2Pipeline:
     def text(self) -> TextEncoder:
         """The text towers, loaded when they are first needed."""
         if self._text is None:
+            for name in TOWERS:
+                check_sha256(self.folder / name / "model.safetensors", self.config)
             projection = load_component(self.folder, "projection", dtype=torch.float32)
             self._text = TextEncoder(self.folder, self.config, projection, self.device)
         return self._text
@@ -207,7 +210,9 @@ class AudioLDM2Pipeline:
         latents = initial_latents(latents, noise, clips, length, channels)
         self.unet.use_attention(self.choose_attention(attention, length.seconds))
 
-        condition = given or self.text.encode(prompts, pad_together=unconditional != "trained")
+        condition = given or self.text.encode(
+            prompts or [], pad_together=unconditional == "empty_prompt"
+        )
         negative = None
         if guidance_scale > 1:
             negative = negative_given or self.negative(negatives, condition, unconditional)
@@ -245,7 +250,7 @@ class AudioLDM2Pipeline:
         `prompt_embeds`, `attention_mask` and `generated_prompt_embeds`.
         """
         with torch.inference_mode():
-            return self.text.encode(check_texts("prompt", prompt, empty=False))
+            return self.text.encode(check_texts("prompt", prompt, empty=False) or [])
 
     def negative(
         self, negatives: list[str] | None, condition: Condition, unconditional: str
@@ -254,7 +259,7 @@ class AudioLDM2Pipeline:
         says.
         """
         batch = len(condition.loa)
-        if unconditional == "empty_prompt":
+        if unconditional == "empty_prompt" and condition.t5 is not None:
             texts = negatives or [""] * batch
             return self.text.encode(texts, pad_together=True, t5_length=condition.t5.shape[1])
         return self.text.encode(negatives) if negatives else self.text.unconditional(batch)

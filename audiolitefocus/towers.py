@@ -4,12 +4,13 @@ With `convert`, which needs their configs, this is the only file that imports tr
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
-from torch import nn
 
 TOWERS = ("clap", "t5", "gpt2")
+transformers_version: str = transformers.__version__
 
 
 def tower_class(name: str):
@@ -21,7 +22,7 @@ def tower_class(name: str):
     }[name]
 
 
-def load_tower(folder: Path, name: str) -> nn.Module:
+def load_tower(folder: Path, name: str) -> Any:
     """One text tower of a bundle, float32, in eval mode. Raises ValueError unless its weights fit
     exactly.
     """

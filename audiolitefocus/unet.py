@@ -2,6 +2,8 @@
 transformers.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -53,6 +55,8 @@ class Stage(nn.Module):
 class Level(nn.Module):
     """The stages at one resolution, and the step to the next one (if any)."""
 
+    stages: Any  # mypy does not know what a ModuleList holds
+
     def __init__(self, stages: list[Stage], resample: Downsample | Upsample | None):
         super().__init__()
         self.stages = nn.ModuleList(stages)
@@ -101,6 +105,9 @@ class UNet(nn.Module):
     parameters.
     """
 
+    down: Any
+    up: Any
+
     def __init__(self, config: UNetConfig):
         super().__init__()
         self.config = config
@@ -115,6 +122,9 @@ class UNet(nn.Module):
         for kind in (ResnetBlock, CrossAttention, SelfAttention):
             for index, module in enumerate(self._all(kind)):
                 module.index = index
+        self._resnets: list[ResnetBlock] = self._all(ResnetBlock)
+        self._transformers = [m for m in self._all(Transformer2D) if m.context != "self"]
+        self._self_attentions = [self._self_attentions_of(level) for level in levels]
         self.use_attention("dense")
 
     def forward(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
@@ -161,7 +171,7 @@ class UNet(nn.Module):
     def time_biases(self, timesteps: Tensor) -> list[Tensor]:
         """() or (n,) timesteps -> for every residual block, its time bias (n, c, 1, 1)."""
         time_emb = self.time_embedding(timesteps.reshape(-1).to(self.conv_in.weight.device))
-        return [resnet.time_bias(time_emb) for resnet in self._all(ResnetBlock)]
+        return [resnet.time_bias(time_emb) for resnet in self._resnets]
 
     def keys_values(
         self, condition: Condition
@@ -171,12 +181,15 @@ class UNet(nn.Module):
         """
         weight = self.conv_in.weight
         tokens = {"loa": condition.loa, "t5": condition.t5}
-        keys_values = [
-            block.attn2.keys_values(tokens[transformer.context].to(weight))
-            for transformer in self._all(Transformer2D)
-            for block in transformer.blocks
-            if transformer.context != "self"
-        ]
+        keys_values = []
+        for transformer in self._transformers:
+            context = tokens[transformer.context]
+            if context is None:
+                raise ValueError(
+                    f"this UNet attends to {transformer.context}: the condition lacks it"
+                )
+            for block in transformer.blocks:
+                keys_values.append(block.attn2.keys_values(context.to(weight)))
         mask = condition.t5_mask
         if mask is not None:
             mask = mask.to(weight.device).bool()[:, None, None]
@@ -189,11 +202,11 @@ class UNet(nn.Module):
         Raises:
             ValueError: an unknown name, or levels on which this UNet has no attention.
         """
-        named = {"dense": None, "tome": TokenMerging()}
-        if isinstance(attention, str) and attention in named:
-            settings = named[attention]
-        elif isinstance(attention, (LiteFocus, TokenMerging)):
+        settings: LiteFocus | TokenMerging | None
+        if isinstance(attention, (LiteFocus, TokenMerging)):
             settings = attention
+        elif attention in ("dense", "tome"):
+            settings = TokenMerging() if attention == "tome" else None
         else:
             raise ValueError(f'attention {attention!r}: give "dense", "tome" or LiteFocus(...)')
         levels = settings.levels if settings else ()
@@ -203,22 +216,25 @@ class UNet(nn.Module):
             )
         self.attention = settings
         self.generator = torch.Generator().manual_seed(settings.seed if settings else 0)
-        for level in range(len(self.config.channels)):
-            for module in self._self_attentions(level):
-                module.attend = settings.attend if level in levels else dense_attention
+        for level, modules in enumerate(self._self_attentions):
+            for module in modules:
+                module.attend = dense_attention
+                if settings is not None and level in levels:
+                    module.attend = settings.attend
 
     def draw(self, latents: Tensor) -> list[Tensor | None]:
         """Fresh indices for every self-attention of one evaluation, from this UNet's own
         generator.
         """
-        sampled: list[Tensor | None] = [None] * len(self._all(SelfAttention))
+        sampled: list[Tensor | None] = [None] * sum(map(len, self._self_attentions))
         length, rows = latents.shape[-2:]
-        for level in range(len(self.config.channels)):
-            modules = self._self_attentions(level)
-            if self.attention and modules and level in self.attention.levels:
+        for level, modules in enumerate(self._self_attentions):
+            if self.attention is not None and modules and level in self.attention.levels:
                 drawn = self.attention.draw(rows, length, len(modules), self.generator)
-                for call, module in enumerate(modules if drawn is not None else ()):
-                    sampled[module.index] = drawn[call].to(latents.device, non_blocking=True)
+                if drawn is not None:
+                    on_device = drawn.to(latents.device, non_blocking=True)
+                    for module, indices in zip(modules, on_device, strict=True):
+                        sampled[module.index] = indices
             length, rows = -(-length // 2), -(-rows // 2)
         return sampled
 
@@ -227,7 +243,7 @@ class UNet(nn.Module):
         parts = [self.down, self.middle, self.up]
         return [m for part in parts for m in part.modules() if isinstance(m, kind)]
 
-    def _self_attentions(self, level: int) -> list[SelfAttention]:
+    def _self_attentions_of(self, level: int) -> list[SelfAttention]:
         """Those of one level, going down and up; the middle goes with the deepest level."""
         depth = len(self.config.channels) - 1
         parts = [self.down[level], self.up[depth - level]] + [self.middle] * (level == depth)

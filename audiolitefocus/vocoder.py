@@ -61,8 +61,9 @@ class HiFiGAN(nn.Module):
 
     def forward(self, mel: Tensor) -> Tensor:
         x = self.conv_pre(mel.transpose(1, 2))
+        kinds = len(self.config.resblock_kernels)
         for upsample, resblocks in zip(self.upsampler, self.resblocks, strict=True):
             x = upsample(F.leaky_relu(x, self.config.slope))
-            x = sum(block(x) for block in resblocks) / len(resblocks)
+            x = sum(block(x) for block in resblocks.children()) / kinds
         # The last activation has PyTorch's default slope of 0.01, in the original as here.
         return torch.tanh(self.conv_post(F.leaky_relu(x)))[:, 0]
