@@ -21,11 +21,11 @@ def decibels(waveform: torch.Tensor) -> torch.Tensor:
 
 
 def draw(sound: Path, picture: Path) -> None:
-    """Write `picture`, in the format of its name's ending."""
+    """Write `picture`, in the format of its name's ending. Raises ValueError if there is too little."""
     samples, rate = soundfile.read(sound, dtype="float32", always_2d=True)
     waveform = torch.from_numpy(samples.mean(axis=1))
     if len(waveform) <= WINDOW // 2:
-        raise SystemExit(f"{sound}: too short to draw, {len(waveform)} samples")
+        raise ValueError(f"{sound}: {len(waveform)} samples are too few to draw")
     seconds = len(waveform) / rate
     figure = Figure(figsize=(min(max(seconds, 6), 24), 4), layout="constrained")
     axes = figure.subplots()
@@ -48,4 +48,7 @@ if __name__ == "__main__":
     parser.add_argument("sound", type=Path)
     parser.add_argument("picture", type=Path, help="png, pdf or svg by the name's ending")
     arguments = parser.parse_args()
-    draw(arguments.sound, arguments.picture)
+    try:
+        draw(arguments.sound, arguments.picture)
+    except (ValueError, OSError, soundfile.LibsndfileError) as error:
+        parser.exit(1, f"error: {error}\n")
