@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from huggingface_hub import get_cached_repo_tree, snapshot_download
@@ -64,43 +65,32 @@ def fetch(
         ValueError: no repository's name, no such revision, or not AudioLDM2 in diffusers layout.
         OSError: no such repository, access refused, or neither a connection nor a whole snapshot.
     """
-    cache = None if cache_dir is None else Path(cache_dir)
-
-    def download(revision: str | None, names: list[str]) -> Path:
-        return Path(
-            snapshot_download(
-                repo,
-                revision=revision,
-                cache_dir=cache,
-                local_files_only=local_files_only,
-                token=token,
-                allow_patterns=names,
-            )
-        )
-
+    download = partial(
+        fetch_files, repo, cache_dir=cache_dir, local_files_only=local_files_only, token=token
+    )
+    folder = download([INDEX], revision=revision)
     with _explained(repo, revision):
-        folder = download(revision, [INDEX])
         components = _components(folder / INDEX)
-        names = wanted(_listing(repo, folder, cache), components)
-        return download(folder.name, [INDEX, *names])
+        names = wanted(_listing(repo, folder, cache_dir), components)
+    return download([INDEX, *names], revision=folder.name)
 
 
 def fetch_files(
     repo: str,
     names: Sequence[str],
     *,
+    revision: str | None = None,
     cache_dir: str | os.PathLike | None = None,
     local_files_only: bool = False,
     token: str | bool | None = None,
 ) -> Path:
-    """Download those of the named files that a repository has. Arguments, result and errors as in
-    `fetch`.
-    """
-    with _explained(repo, None):
+    """Download those of the named files that a repository has. The rest as in `fetch`."""
+    with _explained(repo, revision):
         return Path(
             snapshot_download(
                 repo,
-                cache_dir=None if cache_dir is None else Path(cache_dir),
+                revision=revision,
+                cache_dir=_path(cache_dir),
                 local_files_only=local_files_only,
                 token=token,
                 allow_patterns=list(names),
@@ -160,15 +150,19 @@ def _components(path: Path) -> list[str]:
     return [name for name, entry in index.items() if isinstance(entry, list) and any(entry)]
 
 
-def _listing(repo: str, folder: Path, cache: Path | None) -> list[str]:
+def _listing(repo: str, folder: Path, cache_dir: str | os.PathLike | None) -> list[str]:
     """The files of a repository at a snapshot's commit, without the network."""
     try:
-        tree = get_cached_repo_tree(repo, revision=folder.name, cache_dir=cache)
+        tree = get_cached_repo_tree(repo, revision=folder.name, cache_dir=_path(cache_dir))
     except (
         CachedRepoTreeNotFoundError
     ):  # offline, on a cache of older versions: trust what is there
         return [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
     return [file.path for file in tree]
+
+
+def _path(folder: str | os.PathLike | None) -> Path | None:
+    return None if folder is None else Path(folder)
 
 
 @contextlib.contextmanager

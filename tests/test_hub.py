@@ -1,56 +1,15 @@
 """Fetching from the hub, against a small server on this machine that stands in for it."""
 
-import json
 import os
 import subprocess
 import sys
 
 import pytest
-from hub_server import FakeHub
+from hub_server import REPO, UNET, UNWANTED, WANTED, FakeHub
 from huggingface_hub import constants
 from huggingface_hub.utils import close_session
 
-from audiolitefocus.hub import fetch, wanted
-
-REPO = "someone/audioldm2"
-CLASSES = {
-    "vae": ["diffusers", "AutoencoderKL"],
-    "text_encoder": ["transformers", "ClapModel"],
-    "unet": ["audioldm2", "AudioLDM2UNet2DConditionModel"],
-    "tokenizer": ["transformers", "RobertaTokenizerFast"],
-    "scheduler": ["diffusers", "DDIMScheduler"],
-    "feature_extractor": ["transformers", "ClapFeatureExtractor"],
-    "safety_checker": [None, None],
-}
-INDEX = {"_class_name": "AudioLDM2Pipeline", "_diffusers_version": "0.21.0", **CLASSES}
-WANTED = {
-    "model_index.json": json.dumps(INDEX).encode(),
-    "vae/config.json": b"{}",
-    "vae/diffusion_pytorch_model.safetensors": b"v" * 300,
-    "text_encoder/config.json": b'{"shards": 2}',
-    "text_encoder/model.safetensors.index.json": b'{"weight_map": {}}',
-    "text_encoder/model-00001-of-00002.safetensors": b"1" * 400,
-    "text_encoder/model-00002-of-00002.safetensors": b"2" * 500,
-    "unet/config.json": b'{"unet": 1}',
-    "unet/diffusion_pytorch_model.safetensors": bytes(range(256)) * 100,
-    "tokenizer/vocab.json": b'{"a": 1}',
-    "tokenizer/merges.txt": b"a b",
-    "tokenizer/tokenizer_config.json": b'{"tokenizer": 1}',
-    "scheduler/scheduler_config.json": b'{"scheduler": 1}',
-    "feature_extractor/preprocessor_config.json": b'{"ears": 1}',
-}
-UNWANTED = {
-    "README.md": b"card",
-    "audio.wav": b"RIFF",
-    "vae/diffusion_pytorch_model.fp16.safetensors": b"half",
-    "vae/diffusion_pytorch_model.bin": b"pickle",
-    "text_encoder/model.safetensors.index.fp16.json": b'{"half": 1}',
-    "text_encoder/model-00001-of-00001.fp16.safetensors": b"half 1",
-    "unet/diffusion_pytorch_model.onnx": b"onnx",
-    "unet/nested/config.json": b'{"nested": 1}',
-    "safety_checker/config.json": b'{"unused": 1}',
-}
-UNET = "unet/diffusion_pytorch_model.safetensors"
+from audiolitefocus.hub import fetch, fetch_files, wanted
 
 
 def set_endpoint(monkeypatch, endpoint: str) -> None:
@@ -101,6 +60,14 @@ def test_fetches_what_conversion_needs_and_no_more(hub, cache):
     assert folder.name == commit
     assert files_of(folder) == WANTED
     assert sorted(hub.bodies()) == sorted(WANTED)
+
+
+def test_fetches_the_named_files_that_exist(hub, cache):
+    hub.add(REPO, WANTED)
+    folder = fetch_files(REPO, ["tokenizer/vocab.json", "tokenizer/spiece.model"], cache_dir=cache)
+    assert set(files_of(folder)) == {"tokenizer/vocab.json"}
+    with pytest.raises(OSError, match="no such repository"):
+        fetch_files("some/other", ["a.json"], cache_dir=cache)
 
 
 def test_second_fetch_asks_for_no_file(hub, cache):
