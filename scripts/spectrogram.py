@@ -21,7 +21,7 @@ def decibels(waveform: torch.Tensor) -> torch.Tensor:
 
 
 def draw(sound: Path, picture: Path) -> None:
-    """Write `picture`, in the format of its name's ending. Raises ValueError if there is too little."""
+    """Write `picture`, in the format of its name's ending. Raises ValueError for a mere click."""
     samples, rate = soundfile.read(sound, dtype="float32", always_2d=True)
     waveform = torch.from_numpy(samples.mean(axis=1))
     if len(waveform) <= WINDOW // 2:
