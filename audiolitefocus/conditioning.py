@@ -174,7 +174,7 @@ class TextEncoder:
 def _cut_message(name: str, limit: int, prompt: str, rest: str) -> str:
     who = {"clap": "CLAP", "t5": "T5"}[name]
     return (
-        f"{who} reads at most {limit} tokens of a prompt; of {_short(prompt)!r} it does not see "
+        f"{who} reads the first {limit} tokens of {_short(prompt)!r}; it does not see "
         f"{len(rest)} characters: {_short(rest)!r}"
     )
 
