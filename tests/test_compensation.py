@@ -1,0 +1,91 @@
+"""Which keys are drawn: how many, from where, how often, and by whose random numbers."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from audiolitefocus.attention import LiteFocus, TokenMerging
+
+many = settings(max_examples=60, deadline=None, derandomize=True)
+grids = st.tuples(st.integers(1, 8), st.integers(1, 60), st.integers(1, 4))
+ratios = st.one_of(st.sampled_from([0.1, 0.5, 1.0]), st.floats(0, 1))
+# Two in a million independent counts lie further than this many standard deviations from the mean.
+DEVIATIONS = 4.75
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@many
+@given(grids, ratios)
+def test_uniform_draws_without_replacement_from_all_tokens(grid, ratio):
+    rows, length, calls = grid
+    sampled = LiteFocus(sparse_ratio=ratio, uniform=True).draw(rows, length, calls, seeded())
+    tokens = rows * length
+    if int(ratio * tokens) == 0:
+        assert sampled is None
+        return
+    assert sampled.shape == (calls, int(ratio * tokens))
+    assert sampled.min() >= 0 and sampled.max() < tokens
+    assert all(call.unique().numel() == call.numel() for call in sampled)
+
+
+@many
+@given(grids, ratios)
+def test_stratified_draws_alike_from_every_row(grid, ratio):
+    rows, length, calls = grid
+    sampled = LiteFocus(sparse_ratio=ratio).draw(rows, length, calls, seeded())
+    if int(ratio * length) == 0:
+        assert sampled is None
+        return
+    assert sampled.shape == (calls, rows, int(ratio * length))
+    assert torch.equal(sampled // length, torch.arange(rows)[:, None].expand_as(sampled))
+    assert all(call.unique().numel() == call.numel() for call in sampled)
+
+
+@pytest.mark.parametrize("uniform", [False, True])
+def test_every_token_is_drawn_equally_often(uniform):
+    rows, length, calls, ratio = 4, 20, 5000, 0.25
+    lite = LiteFocus(sparse_ratio=ratio, uniform=uniform)
+    counts = lite.draw(rows, length, calls, seeded()).flatten().bincount(minlength=rows * length)
+    deviation = (calls * ratio * (1 - ratio)) ** 0.5
+    assert (counts - calls * ratio).abs().max() < DEVIATIONS * deviation
+
+
+def test_uniform_draws_pairs_equally_often():
+    """A sample of 3 out of 8 tokens holds a given pair with probability 3/8 * 2/7."""
+    calls, share = 8000, 3 / 8 * 2 / 7
+    sampled = LiteFocus(sparse_ratio=3 / 8, uniform=True).draw(2, 4, calls, seeded())
+    member = torch.zeros(calls, 8).scatter_(1, sampled, 1)
+    together = (member.T @ member)[~torch.eye(8, dtype=torch.bool)]
+    assert (together - calls * share).abs().max() < DEVIATIONS * (
+        calls * share * (1 - share)
+    ) ** 0.5
+
+
+@pytest.mark.parametrize("variant", [LiteFocus(), LiteFocus(uniform=True), TokenMerging()])
+def test_the_generator_decides(variant):
+    generator = seeded(3)
+    first, second = (variant.draw(8, 40, 2, generator) for _ in range(2))
+    assert torch.equal(variant.draw(8, 40, 2, seeded(3)), first)
+    assert not torch.equal(second, first)  # fresh in the next step
+    assert not torch.equal(first[0], first[1])  # and in the next attention
+    assert not torch.equal(variant.draw(8, 40, 2, seeded(4)), first)
+
+
+def test_longer_clips_get_sparser_and_more_levels():
+    seconds = [10.24, 20.48, 40.96, 80, 160, 320, 640]
+    rule = [LiteFocus.for_duration(s, seed=5) for s in seconds]
+    ratios = [lite.sparse_ratio for lite in rule]
+    levels = [len(lite.levels) for lite in rule]
+    assert ratios == sorted(ratios, reverse=True) and ratios[0] == ratios[2] == 0.1
+    assert levels == sorted(levels) and rule[0].levels == (1,)
+    assert all(lite.seed == 5 for lite in rule)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+def test_durations_that_make_no_sense(seconds):
+    with pytest.raises(ValueError, match="seconds"):
+        LiteFocus.for_duration(seconds)
