@@ -1,0 +1,234 @@
+"""The attention switch of the UNet: who is switched, which indices are seen, what repeats."""
+
+import random
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from einops import rearrange
+from torch.testing import assert_close
+
+from audiolitefocus.attention import LiteFocus, SelfAttention, TokenMerging, dense_attention
+from audiolitefocus.condition import Condition
+from audiolitefocus.config import UNetConfig
+from audiolitefocus.layers import Signals
+from audiolitefocus.unet import UNet
+
+SMALL = UNetConfig(
+    channels=(32, 64, 96, 128), heads=(1, 2, 3, 4), resnets=1, loa_dim=24, t5_dim=40, norm_groups=8
+)
+# Large models: two layers in each transformer, and a second context-free transformer.
+LARGE = replace(SMALL, depth=2, contexts=("self", "loa", "t5", "self"))
+SPEECH = replace(SMALL, contexts=("self", "loa"))
+
+FLOAT32 = 1e-5  # another batch size lets the kernels add in another order
+STEP = torch.tensor(500)
+VARIANTS = {
+    "dense": "dense",
+    "tome": "tome",
+    "litefocus": LiteFocus(sparse_ratio=0.2),
+    "uniform": LiteFocus(sparse_ratio=0.2, uniform=True),
+    "duplicates": LiteFocus(sparse_ratio=0.2, duplicates=True),
+    "row only": LiteFocus(cross_frequency=False),
+    "sample only": LiteFocus(same_frequency=False, sparse_ratio=0.5),
+    "all levels": LiteFocus(sparse_ratio=0.5, levels=(1, 2, 3)),
+}
+SAMPLED = [name for name in VARIANTS if name not in ("dense", "row only")]
+
+
+def build(config: UNetConfig = SMALL) -> UNet:
+    torch.manual_seed(0)
+    return UNet(config).eval()
+
+
+@pytest.fixture(scope="module")
+def unet() -> UNet:
+    return build()
+
+
+def inputs(batch: int = 2, length: int = 24, config: UNetConfig = SMALL):
+    """Latents and a condition whose last T5 token is masked in the first clip."""
+    generator = torch.Generator().manual_seed(1)
+    latents = torch.randn(batch, 8, length, 16, generator=generator)
+    loa = torch.randn(batch, 8, config.loa_dim, generator=generator)
+    t5 = torch.randn(batch, 5, config.t5_dim, generator=generator)
+    mask = torch.ones(batch, 5)
+    mask[0, -1] = 0
+    return latents, Condition(loa, t5, mask)
+
+
+@torch.inference_mode()
+def evaluate(unet: UNet, latents: torch.Tensor, condition: Condition) -> torch.Tensor:
+    return unet(latents, STEP, condition)
+
+
+def sparse_modules(unet: UNet) -> set[str]:
+    return {
+        name
+        for name, module in unet.named_modules()
+        if isinstance(module, SelfAttention) and module.attend is not dense_attention
+    }
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_a_seed_repeats_and_indices_are_fresh(unet, name):
+    first, second = [], []
+    for outputs in (first, second):
+        unet.use_attention(VARIANTS[name])
+        outputs += [evaluate(unet, *inputs()) for _ in range(2)]
+    assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+    assert not torch.equal(first[0], first[1])
+
+
+def test_another_seed_is_another_sample(unet):
+    outputs = []
+    for seed in (0, 1):
+        unet.use_attention(LiteFocus(seed=seed))
+        outputs.append(evaluate(unet, *inputs()))
+    assert not torch.equal(*outputs)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_both_halves_of_the_guidance_see_the_same_keys(unet, name):
+    latents, condition = inputs(1)
+    twice = Condition(*(x.repeat_interleave(2, 0) for x in vars(condition).values()))
+    unet.use_attention(VARIANTS[name])
+    first, second = evaluate(unet, latents.repeat(2, 1, 1, 1), twice)
+    assert_close(first, second, rtol=0, atol=FLOAT32)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_clip_does_not_depend_on_its_batch(unet, name):
+    latents, condition = inputs(3)
+    outputs = []
+    for clips in (slice(0, 3), slice(1, 2)):
+        unet.use_attention(VARIANTS[name])
+        part = Condition(*(x[clips] for x in vars(condition).values()))
+        outputs.append(evaluate(unet, latents[clips], part))
+    assert_close(outputs[0][1:2], outputs[1], rtol=0, atol=FLOAT32)
+
+
+@pytest.mark.parametrize("config", [SMALL, LARGE, SPEECH, replace(SMALL, resnets=2)])
+@pytest.mark.parametrize("levels", [(), (1,), (2,), (3,), (1, 3), (1, 2, 3)])
+@pytest.mark.parametrize("kind", [LiteFocus, TokenMerging])
+def test_every_attention_of_a_level_is_switched_and_no_other(config, levels, kind):
+    with torch.device("meta"):
+        unet = UNet(config)
+    prefixes = [f"down.{i}." for i in levels] + [f"up.{3 - i}." for i in levels]
+    prefixes += ["middle."] if 3 in levels else []
+    stages = len(levels) * (2 * config.resnets + 1) + (3 in levels)
+    selves = sum(2 if context == "self" else 1 for context in config.contexts)
+
+    unet.use_attention(kind(levels=levels))
+    switched = sparse_modules(unet)
+    assert len(switched) == stages * selves * config.depth
+    assert all(name.startswith(tuple(prefixes)) for name in switched)
+
+    unet.use_attention("dense")
+    assert not sparse_modules(unet)
+
+
+@pytest.mark.parametrize("config", [SMALL, LARGE])
+def test_every_switched_attention_gets_indices_of_its_own(config):
+    unet = build(config)
+    unet.use_attention(LiteFocus(sparse_ratio=0.5, levels=(1, 2)))
+    sampled = unet.draw(inputs(config=config)[0])
+    modules = [m for m in unet.modules() if isinstance(m, SelfAttention)]
+    drawn = [sampled[m.index] for m in modules if m.attend is not dense_attention]
+    assert len(drawn) == sum(x is not None for x in sampled)
+    assert {tuple(x.shape) for x in drawn} == {(8, 6), (4, 3)}  # half of every row
+    assert len({tuple(x.flatten().tolist()) for x in drawn if len(x) == 8}) == sum(
+        len(x) == 8 for x in drawn
+    )
+
+
+@pytest.mark.parametrize("attention", ["fast", "auto", "", None, 0.1, {"sparse_ratio": 0.1}])
+def test_unknown_attention(unet, attention):
+    with pytest.raises(ValueError, match="attention"):
+        unet.use_attention(attention)
+
+
+@pytest.mark.parametrize("levels", [(0,), (4,), (1, 7), (-1,)])
+def test_levels_without_attention(unet, levels):
+    unet.use_attention(LiteFocus())
+    before = sparse_modules(unet)
+    with pytest.raises(ValueError, match="levels"):
+        unet.use_attention(LiteFocus(levels=levels))
+    assert sparse_modules(unet) == before  # a refused switch changes nothing
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_prepared_signals_give_the_same(unet, name):
+    latents, condition = inputs()
+    unet.use_attention(VARIANTS[name])
+    expected = evaluate(unet, latents, condition)
+    unet.use_attention(VARIANTS[name])
+    with torch.inference_mode():
+        keys_values, mask = unet.keys_values(condition)
+        time = [bias[1:2] for bias in unet.time_biases(torch.tensor([1, 500, 996]))]
+        signals = Signals(time, keys_values, mask, unet.draw(latents))
+        assert_close(unet.denoise(latents, signals), expected, rtol=0, atol=FLOAT32)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("length", [8, 21, 50])
+def test_any_length(unet, name, length):
+    latents, condition = inputs(length=length)
+    unet.use_attention(VARIANTS[name])
+    out = evaluate(unet, latents, condition)
+    assert out.shape == latents.shape and out.isfinite().all()
+
+
+def test_a_full_sample_is_dense(unet):
+    outputs = []
+    for attention in ("dense", LiteFocus(sparse_ratio=1.0, levels=(1, 2, 3))):
+        unet.use_attention(attention)
+        outputs.append(evaluate(unet, *inputs()))
+    assert_close(*outputs, rtol=0, atol=FLOAT32)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_global_random_states_are_left_alone(unet, name):
+    before = torch.get_rng_state(), str(np.random.get_state()), random.getstate()
+    unet.use_attention(VARIANTS[name])
+    evaluate(unet, *inputs())
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (str(np.random.get_state()), random.getstate()) == before[1:]
+
+
+TINY = replace(
+    SMALL, channels=(32, 64), heads=(1, 2), attention_levels=(1,), contexts=("self", "t5")
+)
+
+
+@torch.inference_mode()
+def check_one_graph(attention, backend: str):
+    """Compiled and eager agree, and new indices do not compile it again."""
+    unet = build(TINY)
+    latents, condition = inputs(length=16)
+    unet.use_attention(attention)
+    torch._dynamo.reset()
+    torch.compiler.allow_in_graph(rearrange)  # or einops itself is traced, which takes a minute
+    compiled = torch.compile(unet.denoise, fullgraph=True, dynamic=False, backend=backend)
+    keys_values, mask = unet.keys_values(condition)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for timestep in (500, 20):
+            time = unet.time_biases(torch.tensor(timestep))
+            signals = Signals(time, keys_values, mask, unet.draw(latents))
+            expected = unet.denoise(latents, signals)
+            assert_close(compiled(latents, signals), expected, rtol=0, atol=FLOAT32)
+
+
+@pytest.mark.parametrize("name", ["dense", "litefocus"])
+def test_denoise_is_one_graph(name):
+    check_one_graph(VARIANTS[name], "aot_eager")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "all levels"])
+def test_compiled_denoise_gives_the_same(name):
+    if not (shutil.which("g++") or shutil.which("clang++")):
+        pytest.skip("needs a C++ compiler")
+    check_one_graph(VARIANTS[name], "inductor")
