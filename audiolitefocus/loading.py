@@ -33,7 +33,11 @@ def locate(
     name = os.fspath(model)
     if name == "demo":
         return demo_folder()
-    if Path(name).is_dir():
+    if (
+        name
+        and Path(name).is_dir()
+        and (name not in MODELS or (Path(name) / "config.json").exists())
+    ):
         return Path(name)
     repo = MODELS[name].repo if name in MODELS else name
     if repo is None or repo.count("/") != 1 or repo.startswith((".", "/", "~")):
