@@ -6,6 +6,7 @@ or one, where a wrong order or a missing bias would not show."""
 import string
 from pathlib import Path
 
+import pytest
 import torch
 import transformers
 from diffusers import (
@@ -17,6 +18,16 @@ from diffusers import (
 )
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import nn
+
+from audiolitefocus.checkpoint import sha256
+from audiolitefocus.conditioning import TOWERS
+from audiolitefocus.convert import convert_checkpoint
+
+NETWORKS = ("unet", "vae", "vocoder", "projection")
+WEIGHTS = [
+    *(f"{name}.safetensors" for name in NETWORKS),
+    *(f"{name}/model.safetensors" for name in TOWERS),
+]
 
 # Widths of the tiny checkpoint. All differ, so that no tensor fits where another belongs.
 CLAP, T5, GPT2 = 48, 40, 64
@@ -163,3 +174,18 @@ def save_diffusers(folder: Path, seed: int = 0, *, unet: dict | None = None, **o
     """Write a tiny pipeline in diffusers layout; `options` go to its save_pretrained."""
     diffusers_pipeline(seed, unet=unet).save_pretrained(folder, **options)
     return folder
+
+
+def digests(bundle: Path) -> dict[str, str]:
+    """sha256 of every weights file."""
+    return {name: sha256(bundle / name) for name in WEIGHTS}
+
+
+def fails(source, tmp_path: Path, match: str, kind: type = ValueError, **options) -> None:
+    """The conversion raises one line that says `match`, and leaves the folder as it was."""
+    before = sorted(tmp_path.iterdir())
+    options = {"cache_dir": tmp_path / "cache", "local_files_only": True, **options}
+    with pytest.raises(kind, match=match) as caught:
+        convert_checkpoint(source, tmp_path / "bundle", **options)
+    assert len(str(caught.value).splitlines()) == 1
+    assert sorted(tmp_path.iterdir()) == before

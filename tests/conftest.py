@@ -1,0 +1,65 @@
+"""Options, and the tiny checkpoints that many tests share."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run the slow tests")
+    parser.addoption("--weights", type=Path, metavar="FOLDER", help="a bundle of trained weights")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    absent = {
+        "slow": not config.getoption("--slow") and "give --slow",
+        "cuda": not torch.cuda.is_available() and "no NVIDIA GPU here",
+        "weights": config.getoption("--weights") is None and "give --weights FOLDER",
+    }
+    for item in items:
+        for marker, reason in absent.items():
+            if reason and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def weights(request: pytest.FixtureRequest) -> Path:
+    """The bundle given with --weights."""
+    return request.config.getoption("--weights")
+
+
+@pytest.fixture(scope="session")
+def tiny_pipeline():
+    """An `AudioLDM2Pipeline` of diffusers, tiny, with random weights."""
+    from checkpoints import diffusers_pipeline
+
+    return diffusers_pipeline()
+
+
+@pytest.fixture(scope="session")
+def diffusers_folder(tiny_pipeline, tmp_path_factory) -> Path:
+    """`tiny_pipeline` on disk. Read only."""
+    folder = tmp_path_factory.mktemp("source") / "tiny-audioldm2"
+    tiny_pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def original_file(tiny_pipeline, tmp_path_factory) -> Path:
+    """The same networks as an original checkpoint, with all the keys nobody needs. Read only."""
+    from original_layout import original_checkpoint
+
+    path = tmp_path_factory.mktemp("source") / "tiny-audioldm2.pth"
+    torch.save({"state_dict": original_checkpoint(tiny_pipeline), "epoch": 1}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(diffusers_folder, tmp_path_factory) -> Path:
+    """`diffusers_folder` converted, with the heads that its config says. Read only."""
+    from audiolitefocus.convert import convert_checkpoint
+
+    folder = tmp_path_factory.mktemp("bundles") / "tiny"
+    convert_checkpoint(diffusers_folder, folder, heads="config")
+    return folder

@@ -1,0 +1,169 @@
+"""Our networks against those of diffusers and transformers, on the same random weights, through the
+converter's tables."""
+
+import json
+
+import pytest
+import torch
+from checkpoints import CHANNELS, GPT2, T5, UNET, VAE, VOCODER, randomize
+from diffusers import AudioLDM2ProjectionModel, AudioLDM2UNet2DConditionModel, AutoencoderKL
+from torch import Tensor, nn
+from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
+
+from audiolitefocus.checkpoint import build
+from audiolitefocus.config import BundleConfig, ProjectionConfig
+from audiolitefocus.convert import diffusers, mapping, settings, tables
+from audiolitefocus.convert.unet_settings import unet_config
+from audiolitefocus.unet import Condition
+
+# Norm of the difference over the norm, float32: the same sums in another order.
+RELATIVE = 1e-5
+
+SLOTS = {
+    "base": [None, GPT2, T5],
+    "large": [None, GPT2, T5, None],
+    "speech": [None, GPT2],
+}
+
+
+def ours(name: str, theirs: nn.Module, config: BundleConfig) -> nn.Module:
+    """Our network with the weights of another's."""
+    part = tables.network_part(
+        name,
+        "",
+        theirs.state_dict(),
+        config,
+        diffusers.MODULES[name](getattr(config, name)),
+        edits=diffusers.EDITS.get(name),
+        dropped=diffusers.DROPPED.get(name),
+    )
+    network = build(name, config)
+    network.load_state_dict(mapping.make(part, None), assign=True)
+    return network.eval()
+
+
+def assert_same(found: Tensor, expected: Tensor) -> None:
+    assert found.shape == expected.shape
+    error = (found - expected).norm() / expected.norm()
+    torch.testing.assert_close(error.item(), 0.0, atol=RELATIVE, rtol=0)
+
+
+def unet_pair(overrides: dict, heads: str = "config"):
+    """diffusers' UNet and ours."""
+    theirs = randomize(AudioLDM2UNet2DConditionModel(**UNET | overrides), seed=1)
+    projection = ProjectionConfig(1, T5, GPT2)
+    config, _ = unet_config(json.loads(theirs.to_json_string()), projection, heads, "unet")
+    return theirs, ours("unet", theirs, BundleConfig(unet=config))
+
+
+@torch.no_grad()
+def compare_unets(theirs, network, *, batch: int, length: int, rows: int, tokens: int) -> None:
+    """One evaluation of both, with T5's tokens masked differently in every clip."""
+    generator = torch.Generator().manual_seed(2)
+    config = network.config
+    latents = torch.randn(batch, config.in_channels, length, rows, generator=generator)
+    timestep = torch.tensor(981)
+    loa = torch.randn(batch, 8, config.loa_dim, generator=generator)
+    t5 = mask = None
+    if "t5" in config.contexts:
+        t5 = torch.randn(batch, tokens, config.t5_dim, generator=generator)
+        mask = (torch.arange(tokens) < tokens - torch.arange(batch)[:, None] * 2).long()
+    expected = theirs(
+        latents,
+        timestep,
+        encoder_hidden_states=loa,
+        encoder_hidden_states_1=t5,
+        encoder_attention_mask_1=mask,
+    ).sample
+    assert_same(network(latents, timestep, Condition(loa=loa, t5=t5, t5_mask=mask)), expected)
+
+
+@pytest.mark.parametrize("length", [16, 13])
+@pytest.mark.parametrize("kind", SLOTS)
+def test_unet(kind, length):
+    overrides = {
+        "cross_attention_dim": [SLOTS[kind]] * len(CHANNELS),
+        "transformer_layers_per_block": 2 if kind == "large" else 1,
+    }
+    compare_unets(*unet_pair(overrides), batch=2, length=length, rows=8, tokens=7)
+
+
+def test_unet_with_trained_heads():
+    theirs, network = unet_pair({"attention_head_dim": (1, 2, 3)}, heads="trained")
+    assert network.config.heads == (1, 2, 3)
+    compare_unets(theirs, network, batch=2, length=16, rows=8, tokens=7)
+
+
+def test_heads_matter():
+    """The two choices are different functions of the same weights: parity means something."""
+    theirs, network = unet_pair({}, heads="trained")
+    with pytest.raises(AssertionError):
+        compare_unets(theirs, network, batch=1, length=8, rows=8, tokens=5)
+
+
+def test_full_size_unet():
+    """audioldm2-full's 346,943,496 parameters, with the trained heads."""
+    kinds = ("CrossAttnDownBlock2D",) * 3
+    overrides = {
+        "block_out_channels": (128, 256, 384, 640),
+        "down_block_types": ("DownBlock2D", *kinds),
+        "up_block_types": (*(kind.replace("Down", "Up") for kind in kinds), "UpBlock2D"),
+        "cross_attention_dim": [[None, 768, 1024]] * 4,
+        "attention_head_dim": (4, 8, 12, 20),
+    }
+    theirs, network = unet_pair(overrides, heads="trained")
+    assert sum(parameter.numel() for parameter in network.parameters()) == 346_943_496
+    compare_unets(theirs, network, batch=1, length=12, rows=16, tokens=9)
+
+
+@pytest.fixture(scope="module")
+def vaes():
+    theirs = randomize(AutoencoderKL(**VAE), seed=3)
+    config = BundleConfig(vae=settings.vae_config(json.loads(theirs.to_json_string()), "vae"))
+    return theirs, ours("vae", theirs, config)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("frames", [64, 92])
+def test_vae_encode(vaes, frames):
+    theirs, network = vaes
+    mel = torch.randn(2, frames, 32, generator=torch.Generator().manual_seed(4))
+    mean, log_variance = network.encode(mel)
+    expected = theirs.encode(mel[:, None]).latent_dist
+    assert_same(mean, expected.mean)
+    assert_same(log_variance, expected.logvar)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("length", [16, 23])
+def test_vae_decode(vaes, length):
+    theirs, network = vaes
+    latents = torch.randn(2, 8, length, 8, generator=torch.Generator().manual_seed(5))
+    assert_same(network.decode(latents), theirs.decode(latents).sample[:, 0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("frames", [16, 37])
+def test_vocoder(frames):
+    theirs = randomize(SpeechT5HifiGan(SpeechT5HifiGanConfig(**VOCODER)), seed=6)
+    config = BundleConfig(vocoder=settings.vocoder_config(theirs.config.to_dict(), "vocoder"))
+    network = ours("vocoder", theirs, config)
+    mel = torch.randn(2, frames, 32, generator=torch.Generator().manual_seed(7))
+    assert_same(network(mel), theirs(mel))
+
+
+@torch.no_grad()
+def test_projection():
+    theirs = randomize(AudioLDM2ProjectionModel(48, T5, GPT2), seed=8)
+    config = BundleConfig(projection=ProjectionConfig(48, T5, GPT2))
+    network = ours("projection", theirs, config)
+    generator = torch.Generator().manual_seed(9)
+    clap, t5 = (
+        torch.randn(2, 1, 48, generator=generator),
+        torch.randn(2, 6, T5, generator=generator),
+    )
+    mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
+    expected = theirs(clap, t5, torch.ones(2, 1, dtype=torch.long), mask)
+    embeddings, joint = network(clap, t5, mask)
+    assert_same(embeddings, expected.hidden_states)
+    torch.testing.assert_close(joint, expected.attention_mask)
