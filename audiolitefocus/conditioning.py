@@ -111,6 +111,18 @@ class TextEncoder:
                 warnings.warn(_cut_message(name, limit, prompt, rest), stacklevel=2)
         return cut["input_ids"].to(self.device), cut["attention_mask"].to(self.device)
 
+    def negative(
+        self, negatives: list[str] | None, condition: Condition, unconditional: str
+    ) -> Condition:
+        """The other side of the guidance: of negative prompts or, without any, as `unconditional`
+        says: "trained", or "empty_prompt", which is diffusers' way for both.
+        """
+        batch = len(condition.loa)
+        if unconditional == "empty_prompt" and condition.t5 is not None:
+            texts = negatives or [""] * batch
+            return self.encode(texts, pad_together=True, t5_length=condition.t5.shape[1])
+        return self.encode(negatives) if negatives else self.unconditional(batch)
+
     def unconditional(self, batch: int) -> Condition:
         """The unconditional condition of training: zeros for GPT-2's tokens, and T5's encoding of
         "" (one token).

@@ -215,7 +215,7 @@ class AudioLDM2Pipeline:
         )
         negative = None
         if guidance_scale > 1:
-            negative = negative_given or self.negative(negatives, condition, unconditional)
+            negative = negative_given or self.text.negative(negatives, condition, unconditional)
         timesteps = timesteps_of(sampler, num_inference_steps, self.config.schedule)
         steps = denoise(
             self.unet,
@@ -252,30 +252,12 @@ class AudioLDM2Pipeline:
         with torch.inference_mode():
             return self.text.encode(check_texts("prompt", prompt, empty=False) or [])
 
-    def negative(
-        self, negatives: list[str] | None, condition: Condition, unconditional: str
-    ) -> Condition:
-        """The other side of the guidance: for negative prompts, or for none as `unconditional`
-        says.
-        """
-        batch = len(condition.loa)
-        if unconditional == "empty_prompt" and condition.t5 is not None:
-            texts = negatives or [""] * batch
-            return self.text.encode(texts, pad_together=True, t5_length=condition.t5.shape[1])
-        return self.text.encode(negatives) if negatives else self.text.unconditional(batch)
-
     @torch.inference_mode()
     def decode(self, latents: Tensor, samples: int | None = None) -> Tensor:
-        """(n, 8, t, 16) latents -> float32 waveforms (n, samples) on the CPU, one clip at a
-        time.
-        """
-        waveforms = [
-            self.vocoder(self.vae.decode(clip[None].float() / self.config.vae.scale_factor))[
-                :, :samples
-            ]
-            for clip in latents.to(self.device)
-        ]
-        return torch.cat(waveforms).clamp(-1, 1).cpu()
+        """(n, 8, t, 16) latents -> float32 waveforms (n, samples) on the CPU, clip by clip."""
+        scaled = latents.to(self.device, torch.float32) / self.config.vae.scale_factor
+        clips = [self.vocoder(self.vae.decode(clip[None]))[:, :samples] for clip in scaled]
+        return torch.cat(clips).clamp(-1, 1).cpu()
 
     def choose_attention(self, attention: str | LiteFocus, seconds: float) -> str | LiteFocus:
         """What "auto" means for a clip of this length."""
