@@ -158,7 +158,10 @@ def save_tensors(
     """Write a safetensors file, without a second copy of the tensors in memory."""
     path.parent.mkdir(parents=True, exist_ok=True)
     contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
-    save_file(contiguous, path, metadata={"format": "pt", **(metadata or {})})
+    try:
+        save_file(contiguous, path, metadata={"format": "pt", **(metadata or {})})
+    except SafetensorError as error:  # the disk is full, or the folder was taken away
+        raise OSError(f"{path} cannot be written: {error}") from None
 
 
 @contextlib.contextmanager

@@ -125,7 +125,7 @@ def convert(
             progress=bar,
         )
     typer.echo(f"{destination}: {config.name}")
-    for line in config.provenance.get("notes", ()):
+    for line in (config.provenance["heads"], *config.provenance["notes"]):
         typer.echo(f"  {line}")
 
 

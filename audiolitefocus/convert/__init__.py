@@ -67,8 +67,8 @@ def convert_checkpoint(
         progress: a tqdm bar, or what looks like one.
 
     Returns:
-        The bundle's config. Its `provenance` says where the weights came from; "notes" in it are
-        lines that a person should see: the heads, the keys that were dropped, missing tokenizers.
+        The bundle's config. Its `provenance` says where the weights came from. "heads" and "notes"
+        in it are for a person to see: the choice of heads, dropped keys, missing tokenizers.
 
     Raises:
         ValueError: a source that is unknown, damaged or no AudioLDM2, or a destination that exists.
@@ -88,9 +88,10 @@ def convert_checkpoint(
             "source": name,
             "kind": found.kind,
             "revision": place.name if COMMIT.fullmatch(place.name) else revision,
+            "heads": found.heads,
             "dtype": str(dtype).removeprefix("torch.") if dtype else "the source's",
             "sha256": digests,
-            "notes": [found.heads, *report(found), *missing],
+            "notes": report(found) + missing,
         }
         files = _write(found, dtype, folder, advance)
         for file, path in (copies | found.copies).items():
@@ -131,7 +132,7 @@ def _locate(
     if place.exists():
         if place.is_dir() and (place / "config.json").is_file() and not (place / "unet").is_dir():
             raise ValueError(f"{place} is no folder in diffusers layout; is it a bundle already?")
-        return place, name or place.resolve().name
+        return place, name or Path(os.path.abspath(place)).name
     if (
         given.count("/") != 1
         or given.startswith((".", "/", "~"))

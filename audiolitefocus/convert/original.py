@@ -185,7 +185,7 @@ def read(path: Path, *, heads: str) -> Source:
     sections["vocoder"] = fold_weight_norm(sections["vocoder"])
     shapes = {name: Shapes(f"{path}: {PREFIXES[name]}", part) for name, part in sections.items()}
     towers = {name: tower_config(name, tower_settings(name, shapes[name])) for name in TOWERS}
-    config, why = bundle_config(shapes, unused, path)
+    config, why = bundle_config(shapes, towers["clap"], unused, path)
     check_widths(config, towers)
     documents = {f"{name}/config.json": to_json(tower) for name, tower in towers.items()}
     documents["clap/preprocessor_config.json"] = to_json(FEATURE_EXTRACTOR)

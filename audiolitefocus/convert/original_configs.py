@@ -13,6 +13,8 @@ from audiolitefocus.config import (
     VAEConfig,
     VocoderConfig,
 )
+from audiolitefocus.convert.settings import text_config
+from audiolitefocus.convert.towers import text_positions
 from audiolitefocus.convert.unet_settings import choose_heads
 
 
@@ -41,7 +43,7 @@ class Shapes(dict[str, tuple[int, ...]]):
 
 
 def bundle_config(
-    shapes: Mapping[str, Shapes], unused: Mapping[str, Tensor], path: Path
+    shapes: Mapping[str, Shapes], clap: Mapping, unused: Mapping[str, Tensor], path: Path
 ) -> tuple[BundleConfig, str]:
     """The config of the whole, and the line that says which heads it has."""
     scale = unused.get("scale_factor")
@@ -53,6 +55,7 @@ def bundle_config(
         vae=vae_config(shapes["vae"], float(scale)),
         vocoder=vocoder_config(shapes["vocoder"]),
         projection=projection_config(shapes["projection"]),
+        text=text_config({}, {}, {}, text_positions(clap)),
     )
     return config, heads
 
