@@ -44,6 +44,13 @@ UNET = {
     "attention_head_dim": CONFIG_HEADS[0],
     "layers_per_block": 2,
 }
+FULL_UNET = {  # what makes UNET audioldm2-full's, with the heads it was trained with
+    "block_out_channels": (128, 256, 384, 640),
+    "down_block_types": ("DownBlock2D", *["CrossAttnDownBlock2D"] * 3),
+    "up_block_types": (*["CrossAttnUpBlock2D"] * 3, "UpBlock2D"),
+    "cross_attention_dim": [[None, 768, 1024]] * 4,
+    "attention_head_dim": (4, 8, 12, 20),
+}
 VAE = {
     "in_channels": 1,
     "out_channels": 1,

@@ -11,6 +11,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--weights", type=Path, metavar="FOLDER", help="a bundle of trained weights")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.getoption("--slow"):
+        torch.set_num_threads(1)  # on tiny tensors, threads wait for each other most of the time
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     absent = {
         "slow": not config.getoption("--slow") and "give --slow",

@@ -102,9 +102,11 @@ def vae_name(key: str, levels: int) -> str:
     return renamed(key, VAE_RULES)
 
 
-def original_checkpoint(pipe: AudioLDM2Pipeline, *, extras: bool = True) -> dict[str, Tensor]:
+def original_checkpoint(pipe: AudioLDM2Pipeline) -> dict[str, Tensor]:
     """The state_dict that holds the same networks as a pipeline of diffusers."""
-    tensors = _unet(pipe.unet) | _vae(pipe.vae) | _projection(pipe.projection_model)
+    state = pipe.unet.state_dict()
+    tensors = {name: state[key] for key, name in unet_names(pipe.unet).items()}
+    tensors |= _vae(pipe.vae) | _projection(pipe.projection_model)
     vocoder = pipe.vocoder.state_dict()
     for key in vocoder.keys() - {"mean", "scale"}:
         tensors["first_stage_model.vocoder." + key.replace("upsampler", "ups")] = vocoder[key]
@@ -114,10 +116,11 @@ def original_checkpoint(pipe: AudioLDM2Pipeline, *, extras: bool = True) -> dict
     for key, tensor in pipe.text_encoder_2.state_dict().items():
         tensors[f"cond_stage_models.1.model.{key}"] = tensor
     tensors |= _clap(pipe.text_encoder)
-    return tensors | extra_tensors(tensors) if extras else tensors
+    return extra_tensors(tensors) | tensors
 
 
-def _unet(unet) -> dict[str, Tensor]:
+def unet_names(unet) -> dict[str, str]:
+    """diffusers' name of every parameter of a UNet -> the original's."""
     kinds = unet.config.down_block_types
     rule = {
         "levels": len(kinds),
@@ -125,8 +128,7 @@ def _unet(unet) -> dict[str, Tensor]:
         "width": len(unet.config.cross_attention_dim[0]),
         "attending": {level for level, kind in enumerate(kinds) if kind.startswith("Cross")},
     }
-    state = unet.state_dict().items()
-    return {f"model.diffusion_model.{unet_name(key, **rule)}": tensor for key, tensor in state}
+    return {key: f"model.diffusion_model.{unet_name(key, **rule)}" for key in unet.state_dict()}
 
 
 def _vae(vae) -> dict[str, Tensor]:
@@ -183,12 +185,17 @@ def extra_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         *(f"{ears}.spectrogram_extractor.stft.conv_{part}.weight" for part in ("real", "imag")),
         *(f"{ears}.logmel_extractor.melW", f"{ears}.layers.0.blocks.0.attn_mask"),
     ]  # fmt: skip
-    extras = {name: torch.full((2, 2), float("inf")) for name in names}  # nobody may look at them
+    unread = torch.tensor(float("inf"))  # a conversion that looks at it fails
+    extras = {name: unread for name in names}
     for key, tensor in tensors.items():
         if key.startswith("model.diffusion_model."):
-            extras["model_ema." + key.removeprefix("model.").replace(".", "")] = -tensor
+            extras["model_ema." + key.removeprefix("model.").replace(".", "")] = unread.expand(
+                tensor.shape
+            )
         elif key.startswith("clap.model."):
-            extras[f"{inner}.0.{key.removeprefix('clap.')}"] = -tensor
+            extras[f"{inner}.0.{key.removeprefix('clap.')}"] = unread.expand(tensor.shape)
         elif key.startswith("cond_stage_models.1."):
-            extras[f"{inner}.1.{key.removeprefix('cond_stage_models.1.')}"] = -tensor
+            extras[f"{inner}.1.{key.removeprefix('cond_stage_models.1.')}"] = unread.expand(
+                tensor.shape
+            )
     return extras

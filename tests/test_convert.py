@@ -16,6 +16,7 @@ from checkpoints import (
 from original_layout import published_keys
 from safetensors.torch import load_file
 
+from audiolitefocus import convert
 from audiolitefocus.checkpoint import build, load_component, load_config, sha256
 from audiolitefocus.conditioning import TOWERS, load_tokenizer, load_tower
 from audiolitefocus.config import BundleConfig, UNetConfig
@@ -117,8 +118,8 @@ def test_provenance(tiny_bundle, diffusers_folder):
     assert len(config.provenance["sha256"]) == 15  # 8 configs, 7 weights
     assert config.files == digests(tiny_bundle)
     assert str(diffusers_folder.parent) not in (tiny_bundle / "config.json").read_text()
-    notes = " ".join(config.provenance["notes"])
-    assert "heads [4, 4]" in notes and "vocoder: mean" in notes
+    assert "heads [4, 4]" in config.provenance["heads"]
+    assert any("vocoder: mean" in note for note in config.provenance["notes"])
 
 
 def test_original_layout_gives_the_same_weights(original_file, tokenizers, tiny_bundle, tmp_path):
@@ -126,6 +127,7 @@ def test_original_layout_gives_the_same_weights(original_file, tokenizers, tiny_
     assert digests(tmp_path / "bundle") == digests(tiny_bundle)
     ours, theirs = config, load_config(tiny_bundle)
     assert ours.unet.heads == (1, 2, 3)
+    assert ours.text.clap_max_tokens == 98  # as many positions as its text tower has
     assert (ours.vae, ours.vocoder, ours.projection) == (
         theirs.vae,
         theirs.vocoder,
@@ -158,6 +160,21 @@ def test_original_without_tokenizers_says_so(original_file, tmp_path):
     assert len(missing) == 2
     with pytest.raises(ValueError, match="--tokenizers"):
         load_tokenizer(tmp_path / "bundle", "t5")
+
+
+def test_tokenizers_from_the_hub(original_file, tokenizers, tmp_path, monkeypatch):
+    snapshots = {
+        "laion/clap-htsat-unfused": tokenizers / "clap",
+        "google/flan-t5-large": tokenizers / "t5",
+    }
+    monkeypatch.setattr(convert, "fetch_files", lambda repo, names, **hub: snapshots[repo])
+    config = convert_checkpoint(original_file, tmp_path / "bundle")
+    assert not any("--tokenizers" in note for note in config.provenance["notes"])
+    load_tokenizer(tmp_path / "bundle", "clap")
+    assert (
+        load_tokenizer(tmp_path / "bundle", "t5")("rain").input_ids
+        == t5_tokenizer()("rain").input_ids
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float16", torch.bfloat16])
@@ -196,8 +213,8 @@ def test_progress_ends_at_its_total(diffusers_folder, tmp_path):
 def test_heads_of_32_channels_by_default(diffusers_folder, tmp_path):
     config = convert_checkpoint(diffusers_folder, tmp_path / "bundle")
     assert config.unet.heads == (1, 2, 3)
-    assert "as trained" in config.provenance["notes"][0]
-    assert "says [4, 4]" in config.provenance["notes"][0]
+    assert "as trained" in config.provenance["heads"]
+    assert "says [4, 4]" in config.provenance["heads"]
 
 
 def test_heads_of_the_config_where_32_channels_make_none(tmp_path):
@@ -205,4 +222,4 @@ def test_heads_of_the_config_where_32_channels_make_none(tmp_path):
     diffusers_pipeline(unet=narrow).save_pretrained(tmp_path / "source")
     config = convert_checkpoint(tmp_path / "source", tmp_path / "bundle")
     assert config.unet.heads == (1, 2, 2)
-    assert "[16] channels make no heads of 32" in config.provenance["notes"][0]
+    assert "[16] channels make no heads of 32" in config.provenance["heads"]

@@ -5,19 +5,16 @@ import json
 
 import pytest
 import torch
-from checkpoints import CHANNELS, GPT2, T5, UNET, VAE, VOCODER, randomize
+from checkpoints import CHANNELS, FULL_UNET, GPT2, T5, UNET, VAE, VOCODER, randomize
+from compare import assert_same, compare_unets
 from diffusers import AudioLDM2ProjectionModel, AudioLDM2UNet2DConditionModel, AutoencoderKL
-from torch import Tensor, nn
+from torch import nn
 from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
 from audiolitefocus.checkpoint import build
 from audiolitefocus.config import BundleConfig, ProjectionConfig
 from audiolitefocus.convert import diffusers, mapping, settings, tables
 from audiolitefocus.convert.unet_settings import unet_config
-from audiolitefocus.unet import Condition
-
-# Norm of the difference over the norm, float32: the same sums in another order.
-RELATIVE = 1e-5
 
 SLOTS = {
     "base": [None, GPT2, T5],
@@ -42,40 +39,12 @@ def ours(name: str, theirs: nn.Module, config: BundleConfig) -> nn.Module:
     return network.eval()
 
 
-def assert_same(found: Tensor, expected: Tensor) -> None:
-    assert found.shape == expected.shape
-    error = (found - expected).norm() / expected.norm()
-    torch.testing.assert_close(error.item(), 0.0, atol=RELATIVE, rtol=0)
-
-
 def unet_pair(overrides: dict, heads: str = "config"):
     """diffusers' UNet and ours."""
     theirs = randomize(AudioLDM2UNet2DConditionModel(**UNET | overrides), seed=1)
     projection = ProjectionConfig(1, T5, GPT2)
     config, _ = unet_config(json.loads(theirs.to_json_string()), projection, heads, "unet")
     return theirs, ours("unet", theirs, BundleConfig(unet=config))
-
-
-@torch.no_grad()
-def compare_unets(theirs, network, *, batch: int, length: int, rows: int, tokens: int) -> None:
-    """One evaluation of both, with T5's tokens masked differently in every clip."""
-    generator = torch.Generator().manual_seed(2)
-    config = network.config
-    latents = torch.randn(batch, config.in_channels, length, rows, generator=generator)
-    timestep = torch.tensor(981)
-    loa = torch.randn(batch, 8, config.loa_dim, generator=generator)
-    t5 = mask = None
-    if "t5" in config.contexts:
-        t5 = torch.randn(batch, tokens, config.t5_dim, generator=generator)
-        mask = (torch.arange(tokens) < tokens - torch.arange(batch)[:, None] * 2).long()
-    expected = theirs(
-        latents,
-        timestep,
-        encoder_hidden_states=loa,
-        encoder_hidden_states_1=t5,
-        encoder_attention_mask_1=mask,
-    ).sample
-    assert_same(network(latents, timestep, Condition(loa=loa, t5=t5, t5_mask=mask)), expected)
 
 
 @pytest.mark.parametrize("length", [16, 13])
@@ -101,17 +70,10 @@ def test_heads_matter():
         compare_unets(theirs, network, batch=1, length=8, rows=8, tokens=5)
 
 
+@pytest.mark.slow
 def test_full_size_unet():
     """audioldm2-full's 346,943,496 parameters, with the trained heads."""
-    kinds = ("CrossAttnDownBlock2D",) * 3
-    overrides = {
-        "block_out_channels": (128, 256, 384, 640),
-        "down_block_types": ("DownBlock2D", *kinds),
-        "up_block_types": (*(kind.replace("Down", "Up") for kind in kinds), "UpBlock2D"),
-        "cross_attention_dim": [[None, 768, 1024]] * 4,
-        "attention_head_dim": (4, 8, 12, 20),
-    }
-    theirs, network = unet_pair(overrides, heads="trained")
+    theirs, network = unet_pair(FULL_UNET, heads="trained")
     assert sum(parameter.numel() for parameter in network.parameters()) == 346_943_496
     compare_unets(theirs, network, batch=1, length=12, rows=16, tokens=9)
 
