@@ -141,6 +141,8 @@ def test_speech(folder, tmp_path):
         ("unet/config.json", {"block_out_channels": [32, 64]}, "down_block_types"),
         ("unet/config.json", {"layers_per_block": [1, 2, 2]}, "layers_per_block.*differs"),
         ("unet/config.json", {"cross_attention_dim": [[None, 64, 32]] * 3}, "T5.*40 against 32"),
+        ("unet/config.json", {"cross_attention_dim": [[[None, 64]]] * 3}, "loa_dim = .None, 64."),
+        ("unet/config.json", {"down_block_types": ["DownBlock2D"] * 3}, "mirror each other"),
         ("vae/config.json", {"shift_factor": 0.1}, "shift_factor = 0.1"),
         ("vae/config.json", {"scaling_factor": 0}, "scale_factor = 0"),
         ("vocoder/config.json", {"normalize_before": True}, "normalize_before = True"),

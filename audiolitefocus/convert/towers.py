@@ -79,8 +79,12 @@ def _without_incidentals(settings: Mapping) -> dict:
 
 def text_positions(clap: Mapping) -> int:
     """How many tokens CLAP's text side can read: RoBERTa's positions start after the padding's."""
-    text = clap.get("text_config") or {}
-    return text.get("max_position_embeddings", 514) - (text.get("pad_token_id", 1) or 0) - 1
+    text = clap.get("text_config")
+    numbers = {"max_position_embeddings": 514, "pad_token_id": 1}  # RoBERTa's
+    for key in numbers:
+        if isinstance(text, dict) and type(text.get(key)) is int:
+            numbers[key] = text[key]
+    return numbers["max_position_embeddings"] - numbers["pad_token_id"] - 1
 
 
 def check_widths(config: BundleConfig, towers: Mapping[str, Mapping]) -> None:

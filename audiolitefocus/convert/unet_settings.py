@@ -104,12 +104,12 @@ def _contexts(
 
     diffusers gives GPT-2's tokens to the first two transformers and T5's to those after them."""
     dims = per_level(settings, "cross_attention_dim", levels, where, None)
-    slots = {tuple(d) if isinstance(d, list) else (d,) for d in (dims[i] for i in attending)}
-    if len(slots) != 1:
+    slots = [dims[level] if isinstance(dims[level], list) else [dims[level]] for level in attending]
+    if not slots or any(slot != slots[0] for slot in slots):
         raise ValueError(f"{where}: cross_attention_dim {dims} must be the same on every level")
     names: list[str] = []
     widths: dict[str, int] = {}
-    for slot, dim in enumerate(slots.pop()):
+    for slot, dim in enumerate(slots[0]):
         name = CONTEXTS[0] if dim is None else CONTEXTS[1 if slot <= 1 else 2]
         names.append(name)
         if dim is not None and widths.setdefault(name, dim) != dim:
