@@ -172,9 +172,13 @@ def _start(
         return lambda what, count: None
     reads = sum(path.stat().st_size for path in source.files.values())
     progress.total = reads + 2 * writes  # every written file is hashed too
+    shown = ""
 
     def advance(what: str, count: int) -> None:
-        progress.set_description(what)
+        nonlocal shown
+        if what != shown:  # every description is drawn at once
+            progress.set_description(what)
+            shown = what
         progress.update(count)
 
     return advance

@@ -4,6 +4,7 @@ whole or in shards.
 Tensors are paged in when they are used. Pickles are read as data alone: code in them is refused."""
 
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from audiolitefocus.checkpoint import open_safetensors
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 VARIANTS = ("", ".fp16", ".bf16")  # full precision first
 MAX_JSON_BYTES = 1 << 24
+OBJECT = re.compile(r"Unsupported (?:global|class).*?(\S+) was not an allowed global")
 
 
 def read_json(path: Path) -> dict:
@@ -56,19 +58,14 @@ def _unpickle(path: Path):
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # damaged pickles fail in many ways
-        reason = str(error).strip() or type(error).__name__
-        if "Unsupported" in reason or "GLOBAL" in reason:
-            raise ValueError(
-                f"{path} holds pickled objects beside its tensors, which could run code; refused. "
-                f"Save its state_dict alone, or use safetensors"
-            ) from None
+        text = str(error).rpartition("WeightsUnpickler error:")[2].strip() or type(error).__name__
+    if named := OBJECT.search(text):
         raise ValueError(
-            f"{path} is damaged or not a PyTorch file; fetch it again ({_first_line(reason)})"
-        ) from None
-
-
-def _first_line(text: str) -> str:
-    return text.splitlines()[0].strip()
+            f"{path} holds pickled objects beside its tensors ({named[1]}), which could run code; "
+            f"refused. Save its state_dict alone, or use safetensors"
+        )
+    reason = text.splitlines()[0].strip()
+    raise ValueError(f"{path} is damaged or not a PyTorch file; fetch it again ({reason})")
 
 
 def read_component(folder: Path) -> tuple[dict[str, Tensor], list[Path]]:
