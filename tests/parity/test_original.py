@@ -1,5 +1,7 @@
 """A checkpoint with exactly the keys and shapes of the published audioldm2-full.pth."""
 
+import shutil
+
 import pytest
 import torch
 from checkpoints import FULL_UNET, NETWORKS, UNET
@@ -27,13 +29,14 @@ def random_tensors(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
     return tensors
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp("full") / "audioldm2-full.pth"
+@pytest.fixture
+def checkpoint(tmp_path):
+    """On disk, and gone after the test with what was made from it: pytest would keep 9 GB."""
+    path = tmp_path / "audioldm2-full.pth"
     tensors = random_tensors(published_keys()["audioldm2-full"])
     torch.save({"state_dict": extra_tensors(tensors) | tensors}, path)
     yield path
-    path.unlink()
+    shutil.rmtree(tmp_path)
 
 
 @pytest.mark.slow
