@@ -12,7 +12,6 @@ from audiolitefocus.attention import (
     CrossAttention,
     LiteFocus,
     SelfAttention,
-    TokenMerging,
     dense_attention,
 )
 from audiolitefocus.condition import Condition
@@ -25,6 +24,7 @@ from audiolitefocus.layers import (
     Transformer2D,
     Upsample,
 )
+from audiolitefocus.token_merging import TokenMerging
 
 
 class Stage(nn.Module):

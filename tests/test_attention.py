@@ -25,12 +25,11 @@ from torch.utils._pytree import tree_leaves
 
 from audiolitefocus.attention import (
     LiteFocus,
-    TokenMerging,
     cross_frequency_attention,
     dense_attention,
     litefocus_attention,
-    tome_attention,
 )
+from audiolitefocus.token_merging import TokenMerging, tome_attention
 
 # Share of the largest output. float32 rounds at 6e-8; a softmax over some hundred keys adds a few.
 FLOAT32 = 1e-5

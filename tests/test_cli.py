@@ -30,7 +30,7 @@ class Result:
 
 
 def run(*arguments: str | Path, cwd: Path) -> Result:
-    """audiolitefocus ARGUMENTS in `cwd`, in this process: a new one takes seconds to import torch."""
+    """audiolitefocus ARGUMENTS in `cwd`. In this process: importing torch anew takes seconds."""
     out, err, shown = io.StringIO(), io.StringIO(), warnings.showwarning
     before, sys.argv = sys.argv, ["audiolitefocus", *map(str, arguments)]
     try:

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from audiolitefocus.attention import TokenMerging, dense_attention, merge_slots, tome_attention
+from audiolitefocus.attention import dense_attention
+from audiolitefocus.token_merging import TokenMerging, merge_slots, tome_attention
 
 tomesd_merge = pytest.importorskip("tomesd.merge")
 

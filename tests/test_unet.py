@@ -10,10 +10,11 @@ import torch
 from einops import rearrange
 from torch.testing import assert_close
 
-from audiolitefocus.attention import LiteFocus, SelfAttention, TokenMerging, dense_attention
+from audiolitefocus.attention import LiteFocus, SelfAttention, dense_attention
 from audiolitefocus.condition import Condition
 from audiolitefocus.config import UNetConfig
 from audiolitefocus.layers import Signals
+from audiolitefocus.token_merging import TokenMerging
 from audiolitefocus.unet import UNet
 
 SMALL = UNetConfig(
