@@ -1,7 +1,8 @@
 """Bundles on disk: strict loading and atomic saving.
 
 A bundle is a folder: config.json, {unet, vae, vocoder, projection}.safetensors, and clap/, t5/,
-gpt2/ in transformers' own layout with their tokenizers."""
+gpt2/ in transformers' own layout with their tokenizers.
+"""
 
 import contextlib
 import hashlib

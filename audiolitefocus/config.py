@@ -2,7 +2,8 @@
 models.
 
 Every default is `audioldm2`'s (the original audioldm2-full). Run-time choices (steps, guidance,
-seed, attention) are not here: they belong to a call, not to a checkpoint."""
+seed, attention) are not here: they belong to a call, not to a checkpoint.
+"""
 
 import dataclasses
 import json

@@ -1,7 +1,8 @@
 """Fetching AudioLDM2 repositories (diffusers layout) from the Hugging Face hub into its cache.
 
 This is the only file that imports huggingface_hub, whose cache, resuming, offline mode and tokens
-are used as they are. What is decided here is which files are wanted and what an error means."""
+are used as they are. What is decided here is which files are wanted and what an error means.
+"""
 
 import contextlib
 import itertools

@@ -3,7 +3,8 @@ transformer.
 
 Feature maps are b c t f in channels_last memory. A transformer works on b f t c: it turns the map
 once on the way in and once on the way out, and in between a frequency row is one contiguous stretch
-of time."""
+of time.
+"""
 
 import math
 from dataclasses import dataclass

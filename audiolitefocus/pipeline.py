@@ -56,7 +56,8 @@ class AudioLDM2Pipeline:
     """Text to audio. Make one with `from_pretrained`, then call it.
 
     `dtype` is that of the UNet, where the time goes; text, latents, decoder and vocoder are
-    float32."""
+    float32.
+    """
 
     def __init__(
         self,

@@ -2,7 +2,8 @@
 
 Samplers are generators: they yield the latents after every step, so the caller owns progress,
 previews and cancelling. They see the denoiser as a callable `predict(latents, step) -> noise`, in
-float32."""
+float32.
+"""
 
 import math
 import secrets
@@ -30,7 +31,8 @@ def ddim_timesteps(steps: int, train_steps: int = 1000) -> list[int]:
     991, ... 1.
 
     Where s * steps falls well short of train_steps, the clip would start from noise that the
-    network takes for half-done work: that is said in a warning."""
+    network takes for half-done work: that is said in a warning.
+    """
     stride = train_steps // steps
     if stride * steps < 0.9 * train_steps:
         better = [

@@ -1,7 +1,8 @@
 """HiFi-GAN (Kong et al., "HiFi-GAN: Generative Adversarial Networks for Efficient and High Fidelity
 Speech
 Synthesis", 2020): the generator that turns log-mel frames into a waveform. Weight norm is folded at
-conversion."""
+conversion.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +36,8 @@ class HiFiGAN(nn.Module):
     """Log-mel frames (b, t, m) to samples (b, 160 t + 32) in [-1, 1].
 
     The 32 samples more come from the first upsampling, whose kernel of 16 and rate of 5 do not pad
-    evenly; callers cut the waveform to the length they want."""
+    evenly; callers cut the waveform to the length they want.
+    """
 
     def __init__(self, config: VocoderConfig):
         super().__init__()

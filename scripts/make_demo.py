@@ -2,7 +2,8 @@
 
 It makes noise, not sounds. It is there so that every path through the code, from a prompt to a
 sound file, runs without a download. Running it again writes the same bytes: weights are drawn from
-a seeded uniform distribution alone, whose arithmetic is exact on every machine."""
+a seeded uniform distribution alone, whose arithmetic is exact on every machine.
+"""
 
 import argparse
 import dataclasses

@@ -1,7 +1,8 @@
 """Tiny checkpoints with random weights, in the layouts that the converter reads, made on the spot.
 
 Every parameter is drawn anew, so that no branch is dead: diffusers and PyTorch start some at zero
-or one, where a wrong order or a missing bias would not show."""
+or one, where a wrong order or a missing bias would not show.
+"""
 
 import string
 from pathlib import Path

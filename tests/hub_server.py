@@ -1,5 +1,6 @@
 """A stand-in for the Hugging Face hub on this machine: the few endpoints that a download needs,
-and a repository in diffusers layout."""
+and a repository in diffusers layout.
+"""
 
 import hashlib
 import json

@@ -1,5 +1,6 @@
 """The layout of AudioLDM2's original checkpoints, written down a second time: the converter's
-tables lead from it, the rules here lead to it, from the names of diffusers and transformers."""
+tables lead from it, the rules here lead to it, from the names of diffusers and transformers.
+"""
 
 import gzip
 import json
@@ -57,7 +58,8 @@ def published_keys() -> dict[str, dict[str, list[int]]]:
     """Key -> shape of the published checkpoints: "audioldm2-full" whole, and the UNets of
     "audioldm2-full-large-1150k" and "audioldm2-speech-gigaspeech".
 
-    Read off the networks of the PyPI package audioldm2 0.1.0."""
+    Read off the networks of the PyPI package audioldm2 0.1.0.
+    """
     return json.loads(gzip.decompress(DATA.read_bytes()))
 
 

@@ -1,5 +1,6 @@
 """Conversion of original checkpoints that cannot be converted: one clear line, nothing left
-behind."""
+behind.
+"""
 
 import pickle
 from pathlib import Path

@@ -1,5 +1,6 @@
 """Checkpoints in diffusers layout: a folder with one subfolder for each network, as
-`AudioLDM2Pipeline.save_pretrained` writes it."""
+`AudioLDM2Pipeline.save_pretrained` writes it.
+"""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -2,7 +2,8 @@
 
 A table names, for every tensor of ours, the source's tensor it is made from. A source's key that no
 table reads must be dropped by name and with a reason; anything else is an error that lists all
-names. Tensors arrive through memory maps, so that nothing is read before it is written."""
+names. Tensors arrive through memory maps, so that nothing is read before it is written.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -89,7 +90,8 @@ def _join(prefix: str, name: str) -> str:
 def table_for(targets: Iterable[str], modules: Mapping[str, str]) -> dict[str, str]:
     """Our parameter -> the source's, from a table of modules or of single parameters.
 
-    A target without an entry stays out, and `check` reports it."""
+    A target without an entry stays out, and `check` reports it.
+    """
     table = {}
     for target in targets:
         module, _, leaf = target.rpartition(".")
@@ -159,7 +161,8 @@ def _keep(tensor: Tensor) -> Tensor:
 def make(part: Part, dtype: torch.dtype | None) -> dict[str, Tensor]:
     """The tensors of one file, cast to `dtype` (None keeps the source's).
 
-    Raises ValueError that lists the tensors with NaN or infinite entries."""
+    Raises ValueError that lists the tensors with NaN or infinite entries.
+    """
     tensors, broken = {}, []
     for target in part.shapes:
         if target in part.constants:

@@ -1,7 +1,8 @@
 """The checkpoints that AudioLDM2's authors released: one .pth or .ckpt with everything in it.
 
 Configs are not in the file; what shapes do not tell (head width, vocoder rates) is the authors'
-code's. Its sampling reads the raw weights and never the moving averages, so those are dropped."""
+code's. Its sampling reads the raw weights and never the moving averages, so those are dropped.
+"""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

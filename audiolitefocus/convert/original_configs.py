@@ -103,7 +103,8 @@ def _contexts(
     """The transformers after a residual block, and the widths of their contexts.
 
     Keys as wide as the level itself, on every level, come from no context. The others are, in this
-    order, GPT-2's tokens and T5's."""
+    order, GPT-2's tokens and T5's.
+    """
     names: list[str] = []
     widths: dict[str, int] = {}
     slots = shapes.count(f"input_blocks.{levels[attending[0]][0]}.{{}}.norm.weight", 1)
@@ -136,7 +137,8 @@ def vae_config(shapes: Shapes, scale_factor: float) -> VAEConfig:
 
 def vocoder_config(shapes: Shapes) -> VocoderConfig:
     """Rates and dilations leave no trace in shapes: those of the 16 kHz checkpoints are taken, and
-    a vocoder with other kernels does not fit."""
+    a vocoder with other kernels does not fit.
+    """
     return replace(
         VocoderConfig(),
         mel_bins=shapes.size("conv_pre.weight", 1),

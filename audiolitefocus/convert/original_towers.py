@@ -2,7 +2,8 @@
 CLAP's key table (T5 and GPT-2 are transformers' own modules there too).
 
 What shapes do not tell is that of the networks the authors built on: RoBERTa-base, HTSAT-base,
-flan-t5-large and GPT-2, whose text heads are all 64 channels wide."""
+flan-t5-large and GPT-2, whose text heads are all 64 channels wide.
+"""
 
 from audiolitefocus.convert.mapping import compose
 from audiolitefocus.convert.original_configs import Shapes

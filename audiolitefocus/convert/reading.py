@@ -1,7 +1,8 @@
 """Weights files of others, read through memory maps: safetensors, PyTorch's .bin, .pth and .ckpt,
 whole or in shards.
 
-Tensors are paged in when they are used. Pickles are read as data alone: code in them is refused."""
+Tensors are paged in when they are used. Pickles are read as data alone: code in them is refused.
+"""
 
 import json
 import re
@@ -71,7 +72,8 @@ def _unpickle(path: Path):
 def read_component(folder: Path) -> tuple[dict[str, Tensor], list[Path]]:
     """The tensors of one network's folder, and the files they are in.
 
-    safetensors before .bin, full precision before half, one file before shards."""
+    safetensors before .bin, full precision before half, one file before shards.
+    """
     for ending in ("safetensors", "bin"):
         for variant in VARIANTS:
             for stem in STEMS:

@@ -1,5 +1,6 @@
 """The config.json files of a folder in diffusers layout, turned into ours. Settings that our
-networks do not implement are refused by name. The UNet's are in unet_settings.py."""
+networks do not implement are refused by name. The UNet's are in unet_settings.py.
+"""
 
 from collections.abc import Collection, Mapping
 
@@ -42,7 +43,8 @@ SCHEDULE = {  # of training; how a scheduler samples is the call's choice, not t
 def refuse(settings: Mapping, accepted: Mapping, where: str, *, strict: bool = True) -> None:
     """Raise ValueError that lists the settings which our networks do not implement.
 
-    With `strict`, a setting of which `accepted` knows nothing must be off: null, false or zero."""
+    With `strict`, a setting of which `accepted` knows nothing must be off: null, false or zero.
+    """
     refused = []
     for name, value in settings.items():
         if name.startswith("_"):
@@ -110,7 +112,8 @@ def schedule_config(settings: Mapping, where: str) -> ScheduleConfig:
 def text_config(clap: Mapping, t5: Mapping, gpt2: Mapping, positions: int) -> TextConfig:
     """Token limits from the two tokenizers' settings where they are sane, else those of training.
 
-    `positions` is how many tokens CLAP's position table can hold."""
+    `positions` is how many tokens CLAP's position table can hold.
+    """
     limits = TextConfig()
     return TextConfig(
         clap_max_tokens=min(_sane(clap.get("model_max_length"), limits.clap_max_tokens), positions),

@@ -1,5 +1,6 @@
 """What both layouts share: leaf tables, the vocoder's table, edits of tensors, and a network's
-`Part`."""
+`Part`.
+"""
 
 from collections.abc import Mapping
 
@@ -65,7 +66,8 @@ def fold_weight_norm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Replace the pairs of weight norm by the weight itself, g * v / |v| (Salimans and Kingma,
     2016).
 
-    The norm is over all axes but the first."""
+    The norm is over all axes but the first.
+    """
     folded = dict(tensors)
     for magnitude, direction in WEIGHT_NORM:
         for key in [key for key in tensors if key.endswith(direction)]:

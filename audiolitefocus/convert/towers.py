@@ -1,5 +1,6 @@
 """The text towers (CLAP, T5, GPT-2) in transformers' own layout: config, shapes, constants, and the
-keys that are no weights. Both layouts of a checkpoint end here."""
+keys that are no weights. Both layouts of a checkpoint end here.
+"""
 
 import json
 from collections.abc import Mapping
@@ -164,7 +165,8 @@ def _constant(key: str, shape: tuple[int, ...]) -> Tensor | None:
 def window_positions(window: int) -> Tensor:
     """Swin's (Liu et al. 2021) index of the offset between any two cells of a square window.
 
-    (window^2, window^2), offsets numbered row by row from the most negative."""
+    (window^2, window^2), offsets numbered row by row from the most negative.
+    """
     cells = torch.cartesian_prod(torch.arange(window), torch.arange(window))
     rows, columns = (cells[:, None] - cells[None] + window - 1).unbind(-1)
     return rows * (2 * window - 1) + columns

@@ -1,5 +1,6 @@
 """unet/config.json of a folder in diffusers layout, turned into a `UNetConfig`; and the choice of
-attention heads."""
+attention heads.
+"""
 
 from collections.abc import Collection, Mapping
 
@@ -62,7 +63,8 @@ def choose_heads(
 
     `said` is unet/config.json's attention_head_dim, which by a slip in diffusers' naming is the
     number of heads; the conversion that made the public repositories never set it, so it stands at
-    the default of 8."""
+    the default of 8.
+    """
     trained = [c // HEAD_WIDTH if c % HEAD_WIDTH == 0 else 1 for c in channels]
     odd = sorted({channels[level] for level in attending if channels[level] % HEAD_WIDTH})
     numbers = [trained[level] for level in attending]
@@ -102,7 +104,8 @@ def _contexts(
 ) -> tuple[list[str], dict[str, int]]:
     """The names of the transformers after a residual block, and the widths of their contexts.
 
-    diffusers gives GPT-2's tokens to the first two transformers and T5's to those after them."""
+    diffusers gives GPT-2's tokens to the first two transformers and T5's to those after them.
+    """
     dims = per_level(settings, "cross_attention_dim", levels, where, None)
     slots = [dims[level] if isinstance(dims[level], list) else [dims[level]] for level in attending]
     if not slots or any(slot != slots[0] for slot in slots):

@@ -1,5 +1,6 @@
 """Our networks against those of diffusers and transformers, on the same random weights, through the
-converter's tables."""
+converter's tables.
+"""
 
 import json
 
