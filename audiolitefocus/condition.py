@@ -21,6 +21,11 @@ class Condition:
     t5: Tensor | None = None
     t5_mask: Tensor | None = None
 
+    def part(self, clips: slice) -> "Condition":
+        """Some entries of the batch."""
+        t5, mask = (None if x is None else x[clips] for x in (self.t5, self.t5_mask))
+        return Condition(self.loa[clips], t5, mask)
+
 
 def stack_conditions(conditions: list[Condition]) -> Condition:
     """Concatenate along the batch, with T5's tokens padded to the longest and masked."""

@@ -9,6 +9,7 @@ import math
 import secrets
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from itertools import pairwise
 
 import torch
@@ -144,16 +145,21 @@ class ClipNoise:
         if generator is None:
             generator = torch.Generator().manual_seed(secrets.randbits(63))
         if isinstance(generator, torch.Generator):
-            self.initial_streams = [generator] * clips
-            seeds = _peek_seeds(generator, clips)
-        else:
-            self.initial_streams = list(generator)
-            if len(self.initial_streams) != clips:
-                raise ValueError(
-                    f"{len(self.initial_streams)} generators for {clips} clips: give one for each"
-                )
-            seeds = [_peek_seeds(each, 1)[0] for each in self.initial_streams]
-        self.fresh_streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+            generator = [generator] * clips
+        self.initial_streams = list(generator)
+        if len(self.initial_streams) != clips:
+            raise ValueError(
+                f"{len(self.initial_streams)} generators for {clips} clips: give one for each"
+            )
+        self.seeds = _peek_seeds(self.initial_streams)
+        self.fresh_streams = [torch.Generator().manual_seed(seed) for seed in self.seeds]
+
+    def part(self, clips: slice) -> "ClipNoise":
+        """The fresh noise of some of the clips, from its beginning."""
+        part = copy(self)
+        part.initial_streams, part.seeds = self.initial_streams[clips], self.seeds[clips]
+        part.fresh_streams = [torch.Generator().manual_seed(seed) for seed in part.seeds]
+        return part
 
     def initial(self, shape: Sequence[int]) -> Tensor:
         """(clips, *shape) on the CPU, float32."""
@@ -171,7 +177,12 @@ def _normal(streams: list[torch.Generator], shape: Sequence[int]) -> Tensor:
     return torch.cat([noise.cpu() for noise in drawn])
 
 
-def _peek_seeds(generator: torch.Generator, count: int) -> list[int]:
-    """Seeds that follow from the generator's state, without advancing it."""
-    copy = generator.clone_state()
-    return [int(torch.randint(2**62, (), generator=copy, device=copy.device)) for _ in range(count)]
+def _peek_seeds(streams: list[torch.Generator]) -> list[int]:
+    """A seed for each clip that follows from its generator's state, without advancing it; clips of
+    one generator get different seeds.
+    """
+    copies = {id(stream): stream.clone_state() for stream in streams}
+    return [
+        int(torch.randint(2**62, (), generator=copies[id(stream)], device=stream.device))
+        for stream in streams
+    ]

@@ -126,6 +126,23 @@ def test_a_clips_noise_does_not_depend_on_how_many_there_are():
         assert not torch.equal(together[0], together[1])
 
 
+def test_one_generator_given_for_each_of_its_clips_is_that_generator():
+    one, same = (torch.Generator().manual_seed(5) for _ in range(2))
+    noises = sampling.ClipNoise(one, 3), sampling.ClipNoise([same] * 3, 3)
+    for draw in ("initial", "fresh"):
+        expected, drawn = (getattr(noise, draw)((8, 4)) for noise in noises)
+        assert torch.equal(expected, drawn)
+
+
+def test_a_part_draws_what_its_clips_would_have_drawn_together():
+    noise = sampling.ClipNoise(torch.Generator().manual_seed(5), 4)
+    noise.fresh((8, 4))
+    together = sampling.ClipNoise(torch.Generator().manual_seed(5), 4)
+    part = noise.part(slice(1, 3))
+    for _ in range(2):
+        assert torch.equal(part.fresh((8, 4)), together.fresh((8, 4))[1:3])
+
+
 def test_fresh_noise_is_new_each_time_and_unlike_the_initial_noise():
     stream = sampling.ClipNoise(torch.Generator().manual_seed(5), 1)
     drawn = torch.stack(
