@@ -6,7 +6,6 @@ A clip of AudioLDM2 is 16000 samples, 100 mel frames or 25 latent frames a secon
 
 import math
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import soundfile
 import torch
 from torch import Tensor
 
+from audiolitefocus.atomic import atomic_file, check_writable
 from audiolitefocus.config import BundleConfig
 
 MAX_SECONDS = 3600.0  # an hour: a limit against slips of the keyboard, not of the method
@@ -68,16 +68,6 @@ def check_sound_path(path: str | os.PathLike) -> Path:
     return path
 
 
-def check_writable(folder: Path) -> None:
-    """Raise ValueError or OSError unless files can be created in `folder`. Creates nothing that
-    stays.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; create it first")
-    with tempfile.TemporaryFile(dir=folder):
-        pass
-
-
 def write_sound(path: str | os.PathLike, waveform: np.ndarray | Tensor, rate: int) -> Path:
     """Write a mono waveform in [-1, 1] as wav, flac or ogg by the name's ending: 16 bit, or Vorbis
     for ogg.
@@ -90,24 +80,21 @@ def write_sound(path: str | os.PathLike, waveform: np.ndarray | Tensor, rate: in
         raise ValueError(
             f"waveform for {path}: one dimension of finite samples, got shape {samples.shape}"
         )
-    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    if path.suffix.lower() == ".ogg":
+        samples, subtype = samples.clip(-1, 1), "VORBIS"
+    else:  # rounded here, because libsndfile rounds differently for wav and for flac
+        samples, subtype = (samples * 32768).round().clip(-32768, 32767).astype(np.int16), "PCM_16"
+    kind = path.suffix[1:].upper()
     try:
-        if path.suffix.lower() == ".ogg":
-            samples, subtype = samples.clip(-1, 1), "VORBIS"
-        else:  # rounded here, because libsndfile rounds differently for wav and for flac
-            samples, subtype = (
-                (samples * 32768).round().clip(-32768, 32767).astype(np.int16),
-                "PCM_16",
-            )
-        with soundfile.SoundFile(beside, "w", rate, 1, subtype=subtype) as file:
+        with (
+            atomic_file(path) as beside,
+            soundfile.SoundFile(beside, "w", rate, 1, subtype, format=kind) as file,
+        ):
             # One call with many samples overflows the stack of libsndfile's Vorbis encoder.
             for start in range(0, len(samples), rate):
                 file.write(samples[start : start + rate])
-        os.replace(beside, path)
     except soundfile.LibsndfileError as error:
-        raise OSError(f"cannot write {path}: {error}") from None
-    finally:
-        beside.unlink(missing_ok=True)
+        raise OSError(f"cannot write {path}: is the disk full? ({error})") from None
     return path
 
 

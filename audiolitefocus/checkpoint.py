@@ -1,4 +1,4 @@
-"""Bundles on disk: strict loading and atomic saving.
+"""Bundles on disk: strict loading, and saving of weights.
 
 A bundle is a folder: config.json, {unet, vae, vocoder, projection}.safetensors, and clap/, t5/,
 gpt2/ in transformers' own layout with their tokenizers.
@@ -7,8 +7,6 @@ gpt2/ in transformers' own layout with their tokenizers.
 import contextlib
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from audiolitefocus.audio import check_writable
 from audiolitefocus.conditioning import Projection
 from audiolitefocus.config import BundleConfig
 from audiolitefocus.unet import UNet
@@ -163,64 +160,3 @@ def save_tensors(
         save_file(contiguous, path, metadata={"format": "pt", **(metadata or {})})
     except SafetensorError as error:  # the disk is full, or the folder was taken away
         raise OSError(f"{path} cannot be written: {error}") from None
-
-
-@contextlib.contextmanager
-def atomic_folder(destination: str | os.PathLike, *, force: bool = False) -> Iterator[Path]:
-    """A temporary folder beside `destination` that becomes it when the block ends well, and
-    vanishes otherwise.
-
-    Raises:
-        ValueError: the destination exists (and `force` is not set), or is no folder, or lies in no
-            folder.
-        OSError: its parent cannot be written to. Both before the block runs.
-    """
-    destination = Path(os.path.abspath(destination))
-    if destination.exists() and not force:
-        raise ValueError(f"{destination} exists; pass --force (force=True) to replace it")
-    if destination.exists() and not (destination.is_dir() and _replaceable(destination)):
-        raise ValueError(
-            f"{destination} is not a bundle; it will not be replaced: choose another place"
-        )
-    check_writable(destination.parent)
-    folder = Path(
-        tempfile.mkdtemp(prefix=f".{destination.name}.", suffix=".part", dir=destination.parent)
-    )
-    try:
-        yield folder
-        _open_permissions(folder)
-        _replace_folder(folder, destination)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _replaceable(folder: Path) -> bool:
-    return not any(folder.iterdir()) or (folder / "config.json").is_file()
-
-
-def _replace_folder(folder: Path, destination: Path) -> None:
-    """Rename `folder` to `destination`; what was there is moved aside first and removed last."""
-    aside = folder.with_suffix(".old")
-    if destination.exists():
-        os.rename(destination, aside)
-    try:
-        os.rename(folder, destination)
-    except OSError:
-        if aside.exists():
-            os.rename(aside, destination)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _open_permissions(folder: Path) -> None:
-    """Give temporary folders and safetensors files, which are born private, the usual modes."""
-    mask = _umask()
-    for path in (folder, *folder.rglob("*")):
-        os.chmod(path, (0o777 if path.is_dir() else 0o666) & ~mask)
-
-
-def _umask() -> int:
-    """The process's umask, which can be read only by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

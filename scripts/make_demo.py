@@ -15,7 +15,7 @@ import transformers
 from demo_text import clap_tokenizer, t5_tokenizer
 from torch import Tensor, nn
 
-from audiolitefocus import checkpoint
+from audiolitefocus import atomic, checkpoint
 from audiolitefocus.config import (
     BundleConfig,
     ProjectionConfig,
@@ -179,7 +179,7 @@ def make_demo(destination: Path) -> None:
     """Write the bundle to `destination`, in place of what was there."""
     config = demo_config()
     generator = torch.Generator().manual_seed(SEED)
-    with checkpoint.atomic_folder(destination, force=True) as folder:
+    with atomic.atomic_folder(destination, force=True) as folder:
         for name in checkpoint.COMPONENTS:
             tensors = random_network(name, config, generator)
             checkpoint.save_tensors(folder / f"{name}.safetensors", tensors)

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 import torch
 
-from audiolitefocus.checkpoint import atomic_folder, bundle_name, save_tensors, sha256
+from audiolitefocus.atomic import atomic_folder
+from audiolitefocus.checkpoint import bundle_name, save_tensors, sha256
 from audiolitefocus.config import BundleConfig
 from audiolitefocus.convert import diffusers, original
 from audiolitefocus.convert.mapping import Source, check, make, report, size
