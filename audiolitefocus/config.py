@@ -8,33 +8,14 @@ seed, attention) are not here: they belong to a call, not to a checkpoint.
 import dataclasses
 import json
 import math
-import types
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from audiolitefocus.parsing import check_bounds, from_dict, parse_object, shown
+
 FORMAT_VERSION = 1
 CONTEXTS = ("self", "loa", "t5")
-Scalar = int | float | str | bool
-
-
-def _bounded(owner: object, low: float, high: float, *names: str) -> None:
-    """Raise ValueError unless every named field, or every entry of it, lies in [low, high]."""
-    for name in names:
-        value = getattr(owner, name)
-        for entry in _leaves(value):
-            if not low <= entry <= high:
-                raise ValueError(
-                    f"{type(owner).__name__}.{name} = {value!r}: must lie in [{low}, {high}]"
-                )
-
-
-def _leaves(value):
-    return (
-        [leaf for entry in value for leaf in _leaves(entry)]
-        if isinstance(value, tuple)
-        else [value]
-    )
+MAX_LAYERS = 2**10  # of transformers: even without weights, many more take minutes to set up
 
 
 @dataclass(frozen=True)
@@ -56,10 +37,14 @@ class UNetConfig:
     norm_groups: int = 32
 
     def __post_init__(self):
-        _bounded(self, 1, 2**16, "in_channels", "out_channels", "channels", "heads", "norm_groups")
-        _bounded(self, 1, 2**16, "loa_dim", "t5_dim")
-        _bounded(self, 1, 64, "resnets", "depth")
-        _bounded(self, 0, len(self.channels) - 1, "attention_levels")
+        check_bounds(
+            self, 1, 2**16, "in_channels", "out_channels", "channels", "heads", "norm_groups"
+        )
+        check_bounds(self, 1, 2**16, "loa_dim", "t5_dim")
+        check_bounds(self, 1, 64, "resnets", "depth")
+        check_bounds(self, 0, len(self.channels) - 1, "attention_levels")
+        if self.layers > MAX_LAYERS:
+            raise ValueError(f"{self.layers} transformer layers: at most {MAX_LAYERS}")
         if not 1 <= len(self.channels) <= 8 or len(self.heads) != len(self.channels):
             raise ValueError(f"channels {self.channels} and heads {self.heads}: one entry a level")
         if not 1 <= len(self.contexts) <= 8 or set(self.contexts) - set(CONTEXTS):
@@ -70,6 +55,12 @@ class UNetConfig:
                     f"{channels} channels must be a multiple of norm_groups {self.norm_groups} "
                     f"and of heads {heads}"
                 )
+
+    @property
+    def layers(self) -> int:
+        """Transformer layers going down and up: 45 for AudioLDM2."""
+        stages = len(self.attention_levels) * (2 * self.resnets + 1)
+        return stages * len(self.contexts) * self.depth
 
     @property
     def time_multiple(self) -> int:
@@ -89,9 +80,9 @@ class VAEConfig:
     scale_factor: float = 1.0  # learnt: always comes with the checkpoint
 
     def __post_init__(self):
-        _bounded(self, 1, 2**16, "in_channels", "latent_channels", "channels", "norm_groups")
-        _bounded(self, 1, 64, "resnets")
-        _bounded(self, 1e-6, 1e6, "scale_factor")
+        check_bounds(self, 1, 2**16, "in_channels", "latent_channels", "channels", "norm_groups")
+        check_bounds(self, 1, 64, "resnets")
+        check_bounds(self, 1e-6, 1e6, "scale_factor")
         if not 1 <= len(self.channels) <= 8 or any(c % self.norm_groups for c in self.channels):
             raise ValueError(
                 f"channels {self.channels}: multiples of norm_groups {self.norm_groups}"
@@ -117,16 +108,20 @@ class VocoderConfig:
     slope: float = 0.1  # of the leaky ReLUs
 
     def __post_init__(self):
-        _bounded(self, 1, 2**20, "mel_bins", "sampling_rate", "initial_channels", "upsample_rates")
-        _bounded(self, 1, 2**10, "upsample_kernels", "resblock_kernels", "resblock_dilations")
-        if not 1 <= len(self.upsample_rates) <= 16 or len(self.upsample_rates) != len(
-            self.upsample_kernels
-        ):
+        check_bounds(
+            self, 1, 2**20, "mel_bins", "sampling_rate", "initial_channels", "upsample_rates"
+        )
+        check_bounds(self, 1, 2**10, "upsample_kernels", "resblock_kernels", "resblock_dilations")
+        if not 1 <= len(self.upsample_rates) == len(self.upsample_kernels) <= 16:
             raise ValueError("upsample_rates and upsample_kernels: one entry an upsampling")
-        if not 1 <= len(self.resblock_kernels) <= 16 or len(self.resblock_kernels) != len(
-            self.resblock_dilations
-        ):
+        if not 1 <= len(self.resblock_kernels) == len(self.resblock_dilations) <= 8:
             raise ValueError("resblock_kernels and resblock_dilations: one entry a residual block")
+        if any(len(dilations) > 8 for dilations in self.resblock_dilations):
+            raise ValueError("resblock_dilations: at most 8 in a residual block")
+        if any(k < r for k, r in zip(self.upsample_kernels, self.upsample_rates, strict=True)):
+            raise ValueError("upsample_kernels: each at least as long as its rate")
+        if not all(kernel % 2 for kernel in self.resblock_kernels) or self.hop_length > 2**16:
+            raise ValueError("resblock_kernels must be odd, upsample_rates make at most 65536")
         if self.initial_channels % 2 ** len(self.upsample_rates):
             raise ValueError(
                 f"initial_channels {self.initial_channels} halves with every upsampling"
@@ -147,36 +142,32 @@ class ProjectionConfig:
     loa_dim: int = 768
 
     def __post_init__(self):
-        _bounded(self, 1, 2**16, "clap_dim", "t5_dim", "loa_dim")
+        check_bounds(self, 1, 2**16, "clap_dim", "t5_dim", "loa_dim")
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """Token limits of the two text encoders and the number of "language of audio" tokens GPT-2
-    writes.
-    """
+    """Token limits of both text encoders; how many "language of audio" tokens GPT-2 writes."""
 
     clap_max_tokens: int = 512
     t5_max_tokens: int = 128
     loa_tokens: int = 8
 
     def __post_init__(self):
-        _bounded(self, 1, 2**14, "clap_max_tokens", "t5_max_tokens", "loa_tokens")
+        check_bounds(self, 1, 2**14, "clap_max_tokens", "t5_max_tokens", "loa_tokens")
 
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """The noise schedule of training: beta_t is linear in its square root; the network predicts
-    epsilon.
-    """
+    """Of training: beta_t is linear in its square root, and the network predicts epsilon."""
 
     train_steps: int = 1000
     beta_start: float = 0.0015
     beta_end: float = 0.0195
 
     def __post_init__(self):
-        _bounded(self, 1, 10**5, "train_steps")
-        _bounded(self, 1e-8, 0.999, "beta_start", "beta_end")
+        check_bounds(self, 1, 10**5, "train_steps")
+        check_bounds(self, 1e-8, 0.999, "beta_start", "beta_end")
 
 
 @dataclass(frozen=True)
@@ -190,20 +181,30 @@ class BundleConfig:
     projection: ProjectionConfig = field(default_factory=ProjectionConfig)
     text: TextConfig = field(default_factory=TextConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    trained_seconds: float = (
-        10.24  # the clip length of training: beyond it, attention="auto" is sparse
-    )
+    trained_seconds: float = 10.24  # clip length; attention="auto" is sparse beyond it
     provenance: dict = field(default_factory=dict)  # free-form: where the weights came from
-    files: dict = field(
-        default_factory=dict
-    )  # sha256 of every weights file, checked when it is loaded
+    files: dict[str, str] = field(default_factory=dict)  # sha256 of weights, checked on loading
 
     def __post_init__(self):
-        _bounded(self, 0.01, 3600, "trained_seconds")
+        check_bounds(self, 0.01, 3600, "trained_seconds")
         if self.vocoder.mel_bins % self.vae.downsampling:
             raise ValueError(
                 f"{self.vocoder.mel_bins} mel bins do not divide by {self.vae.downsampling}"
             )
+
+    def misfits(self) -> list[str]:
+        """Where one network does not fit the next one, in words."""
+        unet, vae, projection = self.unet, self.vae, self.projection
+        rows = self.vocoder.mel_bins // vae.downsampling
+        joints = (
+            ("GPT-2's tokens for the UNet", projection.loa_dim, unet.loa_dim),
+            ("T5's tokens for the UNet", projection.t5_dim, unet.t5_dim),
+            ("the VAE's latents", vae.latent_channels, unet.in_channels),
+            ("the UNet's output", unet.out_channels, unet.in_channels),
+            ("channels of the spectrogram", vae.in_channels, 1),
+            ("latent rows left over by the UNet's levels", rows % unet.time_multiple, 0),
+        )
+        return [f"{what}: {one} against {other}" for what, one, other in joints if one != other]
 
     def to_json(self) -> str:
         return json.dumps({"format": FORMAT_VERSION, **dataclasses.asdict(self)}, indent=2) + "\n"
@@ -211,51 +212,23 @@ class BundleConfig:
     @classmethod
     def from_json(cls, text: str) -> "BundleConfig":
         """Parse and check a config.json. Raises ValueError that names the offending entry."""
-        try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"not JSON: {error}") from None
-        if not isinstance(data, dict) or "format" not in data:
+        data = parse_object(text)
+        if "format" not in data:
             raise ValueError('has no "format" entry: not a config.json of an audiolitefocus bundle')
         version = data.pop("format")
         if version != FORMAT_VERSION:
             raise ValueError(
-                f"format {version!r}: this version reads {FORMAT_VERSION}; convert the model again"
+                f"format {shown(version)}: this version reads {FORMAT_VERSION}; convert again"
             )
-        return from_dict(cls, data, "config")
-
-
-def from_dict(cls, data: object, where: str):
-    """Build the dataclass `cls` from parsed JSON, checking names and types. Raises ValueError."""
-    if not isinstance(data, dict):
-        raise ValueError(f"{where} must be an object, not {type(data).__name__}")
-    fields = {f.name: f.type for f in dataclasses.fields(cls)}
-    if unknown := sorted(set(data) - set(fields)):
-        raise ValueError(f"{where} has unknown entries: {', '.join(map(str, unknown))}")
-    if missing := sorted(set(fields) - set(data)):
-        raise ValueError(f"{where} lacks: {', '.join(missing)}")
-    return cls(**{name: _typed(data[name], fields[name], f"{where}.{name}") for name in fields})
-
-
-def _typed(value, kind, where: str):
-    """`value` as `kind`: a scalar type, dict, a tuple[kind, ...] or a dataclass."""
-    if dataclasses.is_dataclass(kind):
-        return from_dict(kind, value, where)
-    if isinstance(kind, types.GenericAlias) and isinstance(value, (list, tuple)):
-        inner = typing.get_args(kind)[0]
-        return tuple(_typed(entry, inner, where) for entry in value)
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind or (kind is float and not math.isfinite(value)):
-        raise ValueError(f"{where} = {value!r}: expected {getattr(kind, '__name__', kind)}")
-    return value
+        config = from_dict(cls, data, "config")
+        if wrong := config.misfits():
+            raise ValueError(f"the networks do not fit together: {'; '.join(wrong)}")
+        return config
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A named model: a repository on the Hugging Face hub (diffusers layout) or a bundle that is
-    installed here.
-    """
+    """A named model: a repository on the hub (diffusers layout), or a bundle installed here."""
 
     description: str
     repo: str | None = None

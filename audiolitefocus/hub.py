@@ -6,7 +6,6 @@ are used as they are. What is decided here is which files are wanted and what an
 
 import contextlib
 import itertools
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -26,6 +25,8 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+
+from audiolitefocus.parsing import parse_object, shown
 
 PIPELINE = "AudioLDM2Pipeline"
 INDEX = "model_index.json"
@@ -142,12 +143,12 @@ def _components(path: Path) -> list[str]:
     if not path.is_file():
         raise ValueError(f"it has no {INDEX}, so it is not in diffusers layout")
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"its {INDEX} is not JSON: {error}") from None
-    kind = index.get("_class_name") if isinstance(index, dict) else None
+        index = parse_object(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"its {INDEX} is {error}") from None
+    kind = index.get("_class_name")
     if kind != PIPELINE:
-        raise ValueError(f"it holds {kind or 'no pipeline'}, not {PIPELINE}")
+        raise ValueError(f"it holds {shown(kind) if kind else 'no pipeline'}, not {PIPELINE}")
     return [name for name, entry in index.items() if isinstance(entry, list) and any(entry)]
 
 

@@ -170,7 +170,7 @@ def test_a_hub_out_of_reach_is_replaced_by_the_cache(hub, cache, monkeypatch):
     [
         ({"model_index.json": None}, "no model_index.json"),
         ({"model_index.json": b"{"}, "not JSON"),
-        ({"model_index.json": b"[]"}, "no pipeline"),
+        ({"model_index.json": b"[]"}, "no JSON object"),
         ({"model_index.json": b'{"_class_name": "MusicLDMPipeline"}'}, "MusicLDMPipeline"),
         ({UNET: None}, "unet has no whole set of weights"),
         ({"text_encoder/model-00002-of-00002.safetensors": None}, "text_encoder has no whole set"),

@@ -4,7 +4,6 @@ whole or in shards.
 Tensors are paged in when they are used. Pickles are read as data alone: code in them is refused.
 """
 
-import json
 import re
 import zipfile
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from audiolitefocus.checkpoint import open_safetensors
+from audiolitefocus.parsing import parse_object
 
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 VARIANTS = ("", ".fp16", ".bf16")  # full precision first
@@ -27,12 +27,9 @@ def read_json(path: Path) -> dict:
     if path.stat().st_size > MAX_JSON_BYTES:
         raise ValueError(f"{path}: {path.stat().st_size} bytes is too large for a config")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise ValueError(f"{path} must hold a JSON object, not {type(data).__name__}")
-    return data
+        return parse_object(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is {error}") from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

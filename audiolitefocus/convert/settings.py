@@ -10,8 +10,8 @@ from audiolitefocus.config import (
     TextConfig,
     VAEConfig,
     VocoderConfig,
-    from_dict,
 )
+from audiolitefocus.parsing import from_dict, shown
 
 # What our networks implement: setting -> the values that mean it; None: any value, read below or
 # without effect on the result. A setting that stands in no table must be off.
@@ -54,7 +54,7 @@ def refuse(settings: Mapping, accepted: Mapping, where: str, *, strict: bool = T
         else:
             bad = strict and (any(value) if isinstance(value, list) else bool(value))
         if bad:
-            refused.append(f"{name} = {value!r}")
+            refused.append(f"{name} = {shown(value)}")
     if refused:
         raise ValueError(f"{where} has settings that are not implemented: {', '.join(refused)}")
 
@@ -135,7 +135,7 @@ def _renamed(settings: Mapping, names: Mapping[str, str]) -> dict:
 def a_list(settings: Mapping, name: str, kind: type, where: str) -> list:
     value = settings.get(name)
     if not isinstance(value, list) or not value or any(type(entry) is not kind for entry in value):
-        raise ValueError(f"{where}: {name} = {value!r} must be a list of {kind.__name__}")
+        raise ValueError(f"{where}: {name} = {shown(value)} must be a list of {kind.__name__}")
     return value
 
 
@@ -145,7 +145,7 @@ def per_level(settings: Mapping, name: str, levels: int, where: str, default) ->
     if not isinstance(value, list):
         return [value] * levels
     if len(value) != levels:
-        raise ValueError(f"{where}: {name} = {value!r} must have {levels} entries, one a level")
+        raise ValueError(f"{where}: {name} = {shown(value)} must have {levels} entries")
     return value
 
 

@@ -95,11 +95,9 @@ def check_widths(config: BundleConfig, towers: Mapping[str, Mapping]) -> None:
         ("CLAP's projection", clap.get("projection_dim", 512), config.projection.clap_dim),
         ("T5", t5.get("d_model", 512), config.projection.t5_dim),
         ("GPT-2", gpt2.get("n_embd", gpt2.get("hidden_size", 768)), config.projection.loa_dim),
-        ("GPT-2's tokens for the UNet", config.projection.loa_dim, config.unet.loa_dim),
-        ("T5's tokens for the UNet", config.projection.t5_dim, config.unet.t5_dim),
-        ("the VAE's latents", config.vae.latent_channels, config.unet.in_channels),
     )
-    if wrong := [f"{what}: {one} against {other}" for what, one, other in joints if one != other]:
+    wrong = [f"{what}: {one} against {other}" for what, one, other in joints if one != other]
+    if wrong := [*wrong, *config.misfits()]:
         raise ValueError(f"the networks' widths do not fit together: {'; '.join(wrong)}")
 
 

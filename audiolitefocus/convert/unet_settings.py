@@ -4,8 +4,9 @@ attention heads.
 
 from collections.abc import Collection, Mapping
 
-from audiolitefocus.config import CONTEXTS, ProjectionConfig, UNetConfig, from_dict
+from audiolitefocus.config import CONTEXTS, ProjectionConfig, UNetConfig
 from audiolitefocus.convert.settings import a_list, per_level, refuse, same
+from audiolitefocus.parsing import from_dict
 
 HEAD_WIDTH = 32  # channels of an attention head in every AudioLDM2 checkpoint, as trained
 
