@@ -1,0 +1,162 @@
+"""Who is timed: one guided evaluation (batch 2) of audioldm2-full's UNet, with random weights.
+
+What is constant over a denoising loop is prepared before, where the contender can: for ours, the
+keys and values of the text and the time embeddings. Drawing fresh indices is part of every
+evaluation."""
+
+import copy
+import sys
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from reference import authors_attention, naive_attention  # noqa: E402
+
+from audiolitefocus.attention import LiteFocus, SelfAttention  # noqa: E402
+from audiolitefocus.condition import Condition  # noqa: E402
+from audiolitefocus.config import UNetConfig  # noqa: E402
+from audiolitefocus.layers import Signals  # noqa: E402
+from audiolitefocus.unet import UNet  # noqa: E402
+
+TRAINED_SECONDS = 10.24
+BATCH, T5_TOKENS, STEP = 2, 16, 500
+EAGER = ("dense", "litefocus", "auto", "tome")  # ours, and how each attends
+CONTENDERS = ("diffusers", *EAGER, "diffusers-compiled", "authors", "naive")
+DIFFUSERS = {  # audioldm2-full as trained; everything else is the class's default
+    "in_channels": 8,
+    "out_channels": 8,
+    "block_out_channels": (128, 256, 384, 640),
+    "down_block_types": ("DownBlock2D", *["CrossAttnDownBlock2D"] * 3),
+    "up_block_types": (*["CrossAttnUpBlock2D"] * 3, "UpBlock2D"),
+    "cross_attention_dim": [[None, 768, 1024]] * 4,
+    "attention_head_dim": (4, 8, 12, 20),
+}
+
+
+def latent_frames(seconds: float) -> int:
+    """25 a second, rounded up to a multiple of 8."""
+    return -(-round(25 * seconds) // 8) * 8
+
+
+def attention_of(name: str, seconds: float) -> str | LiteFocus:
+    """How a contender of ours attends."""
+    if name == "litefocus":
+        return LiteFocus(sparse_ratio=0.1)
+    if name == "auto":
+        return "dense" if seconds <= TRAINED_SECONDS else LiteFocus.for_duration(seconds)
+    if name == "authors":
+        return LiteFocus(sparse_ratio=0.1, uniform=True, duplicates=True)
+    return "tome" if name == "tome" else "dense"
+
+
+def weights_bytes(name: str, seconds: float, itemsize: int) -> int:
+    """What the written-out attention weights of a contender take: scores and their softmax."""
+    tokens = latent_frames(seconds) // 2 * 8
+    if name == "naive":
+        return 2 * itemsize * BATCH * 8 * tokens**2
+    if name == "authors":  # level 2, dense, or level 1, row and sample
+        level_1, level_2 = 8 * tokens * (tokens // 8 + tokens // 10), 12 * (tokens // 4) ** 2
+        return 3 * itemsize * BATCH * max(level_1, level_2)
+    return 0
+
+
+class Models:
+    """The networks of one dtype, and contenders' evaluations made from them."""
+
+    def __init__(self, device: str, dtype: torch.dtype, mode: str):
+        self.device, self.dtype, self.mode = device, dtype, mode
+
+    @cached_property
+    def unet(self) -> UNet:
+        torch.manual_seed(0)
+        unet = UNet(UNetConfig()).eval().to(self.device, self.dtype)
+        return unet.to(memory_format=torch.channels_last)
+
+    @cached_property
+    def diffusers(self) -> torch.nn.Module:
+        """Raises ImportError where diffusers is not installed."""
+        from diffusers import AudioLDM2UNet2DConditionModel
+
+        torch.manual_seed(0)
+        return AudioLDM2UNet2DConditionModel(**DIFFUSERS).eval().to(self.device, self.dtype)
+
+    def inputs(self, seconds: float) -> tuple[Tensor, Condition]:
+        generator = torch.Generator().manual_seed(0)
+        shapes = (BATCH, 8, latent_frames(seconds), 16), (BATCH, 8, 768), (BATCH, T5_TOKENS, 1024)
+        latents, loa, t5 = (
+            torch.randn(shape, generator=generator).to(self.device, self.dtype) for shape in shapes
+        )
+        return latents, Condition(loa, t5, torch.ones(BATCH, T5_TOKENS, device=self.device))
+
+    def evaluation(self, name: str, seconds: float) -> Callable[[], Tensor]:
+        """One denoising step's evaluation by a contender of `CONTENDERS`, or "NAME-compiled"."""
+        if name.startswith("diffusers"):
+            return self._theirs(seconds, compiled=name.endswith("-compiled"))
+        return self._ours(name.removesuffix("-compiled"), seconds, name.endswith("-compiled"))
+
+    def _ours(self, name: str, seconds: float, compiled: bool) -> Callable[[], Tensor]:
+        unet = share(self.unet)
+        unet.use_attention(attention_of(name, seconds))
+        if name in ("authors", "naive"):
+            for module in unet.modules():
+                if isinstance(module, SelfAttention):
+                    module.attend = authors_or_naive
+        latents, condition = self.inputs(seconds)
+        with torch.inference_mode():
+            keys_values, mask = unet.keys_values(condition)
+            time = unet.time_biases(torch.tensor(STEP))
+        denoise = self._compiled(unet.denoise) if compiled else unet.denoise
+        return lambda: denoise(latents, Signals(time, keys_values, mask, unet.draw(latents)))
+
+    def _theirs(self, seconds: float, compiled: bool) -> Callable[[], Tensor]:
+        unet = self._compiled(self.diffusers) if compiled else self.diffusers
+        latents, condition = self.inputs(seconds)
+        timestep = torch.tensor(STEP, device=self.device)
+        return lambda: unet(
+            latents,
+            timestep,
+            encoder_hidden_states=condition.loa,
+            encoder_hidden_states_1=condition.t5,
+            encoder_attention_mask_1=condition.t5_mask,
+            return_dict=False,
+        )[0]
+
+    def _compiled(self, function: Callable) -> Callable:
+        torch.compiler.allow_in_graph(rearrange)
+        return torch.compile(function, dynamic=False, mode=self.mode)
+
+
+def share(unet: UNet) -> UNet:
+    """Another UNet over the same weights, with an attention of its own."""
+    kept = [*unet.parameters(), unet.generator]
+    return copy.deepcopy(unet, {id(x): x for x in kept})
+
+
+def authors_or_naive(q: Tensor, k: Tensor, v: Tensor, sampled: Tensor | None = None) -> Tensor:
+    """All attention weights written out, as in the original networks: the authors' LiteFocus where
+    there are samples, dense elsewhere.
+    """
+    if sampled is None:
+        return naive_attention(q, k, v)
+    return authors_attention(q, k, v, sampled)
+
+
+def flops(name: str, seconds: float) -> int:
+    """Floating-point operations of one evaluation, counted without doing them."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        unet, timestep = UNet(UNetConfig()).eval(), torch.empty(())
+        latents = torch.empty(BATCH, 8, latent_frames(seconds), 16)
+        condition = Condition(torch.empty(BATCH, 8, 768), torch.empty(BATCH, T5_TOKENS, 1024))
+    unet.use_attention(attention_of(name.removesuffix("-compiled"), seconds))
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        unet(latents, timestep, condition)
+    return counter.get_total_flops()
