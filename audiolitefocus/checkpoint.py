@@ -1,26 +1,24 @@
-"""Bundles on disk: strict loading, and saving of weights.
+"""Bundles on disk, loaded strictly.
 
 A bundle is a folder: config.json, {unet, vae, vocoder, projection}.safetensors, and clap/, t5/,
 gpt2/ in transformers' own layout with their tokenizers.
 """
 
-import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from audiolitefocus.conditioning import Projection
 from audiolitefocus.config import BundleConfig
 from audiolitefocus.unet import UNet
 from audiolitefocus.vae import VAE
 from audiolitefocus.vocoder import HiFiGAN
+from audiolitefocus.weights import check_tensors, open_safetensors
 
 COMPONENTS: dict[str, type[nn.Module]] = {
     "unet": UNet,
@@ -81,46 +79,15 @@ def load_component(
     config = load_config(folder)
     module = build(name, config)
     path = Path(folder) / f"{name}.safetensors"
-    expected = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+    expected = module.state_dict()
     with open_safetensors(path) as file:
-        check_shapes(
-            str(path),
-            {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()},
-            expected,
-        )
+        check_tensors(path, file, expected)
         check_sha256(path, config)
         tensors = {key: file.get_tensor(key).to(device=device, dtype=dtype) for key in expected}
     module.load_state_dict(tensors, strict=True, assign=True)
     if name in ("unet", "vae"):
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return module.eval().requires_grad_(False)
-
-
-@contextlib.contextmanager
-def open_safetensors(path: Path) -> Iterator:
-    """`safe_open` whose failures are ValueErrors that name the file."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or not safetensors: {error}") from None
-
-
-def check_shapes(where: str, found: Mapping[str, tuple], expected: Mapping[str, tuple]) -> None:
-    """Raise ValueError that lists every missing, unknown and wrongly shaped key."""
-    problems = [f"missing {key}" for key in expected if key not in found]
-    problems += [f"unknown {key}" for key in found if key not in expected]
-    problems += [
-        f"{key} is {list(found[key])}, expected {list(shape)}"
-        for key, shape in expected.items()
-        if key in found and tuple(found[key]) != tuple(shape)
-    ]
-    if problems:
-        raise ValueError(
-            f"{where} does not fit its config ({len(problems)} keys): {'; '.join(problems)}"
-        )
 
 
 def check_sha256(path: Path, config: BundleConfig) -> None:
@@ -148,15 +115,3 @@ def sha256(path: Path, on_bytes: Callable[[int], None] = lambda count: None) -> 
             digest.update(block)
             on_bytes(len(block))
     return digest.hexdigest()
-
-
-def save_tensors(
-    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
-) -> None:
-    """Write a safetensors file, without a second copy of the tensors in memory."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
-    try:
-        save_file(contiguous, path, metadata={"format": "pt", **(metadata or {})})
-    except SafetensorError as error:  # the disk is full, or the folder was taken away
-        raise OSError(f"{path} cannot be written: {error}") from None

@@ -23,6 +23,7 @@ from audiolitefocus.config import (
     VAEConfig,
     VocoderConfig,
 )
+from audiolitefocus.weights import open_safetensors, save_tensors
 
 SEED = 0
 WIDTH = 64  # of the three text towers
@@ -167,7 +168,7 @@ def model_card(folder: Path) -> str:
     """The README of a bundle without its config, with the size of every part."""
     rows, size = [], 0
     for path in sorted(folder.rglob("*.safetensors")):
-        with checkpoint.open_safetensors(path) as file:
+        with open_safetensors(path) as file:
             shapes = [file.get_slice(key).get_shape() for key in file.keys()]
         name = checkpoint.bundle_name(path).removesuffix("/model.safetensors").split(".")[0]
         rows.append(f"| {name} | {sum(map(math.prod, shapes)):,} |")
@@ -182,7 +183,7 @@ def make_demo(destination: Path) -> None:
     with atomic.atomic_folder(destination, force=True) as folder:
         for name in checkpoint.COMPONENTS:
             tensors = random_network(name, config, generator)
-            checkpoint.save_tensors(folder / f"{name}.safetensors", tensors)
+            save_tensors(folder / f"{name}.safetensors", tensors)
         write_towers(folder, generator)
         weights = sorted(folder.rglob("*.safetensors"))
         files = {checkpoint.bundle_name(path): checkpoint.sha256(path) for path in weights}

@@ -12,12 +12,13 @@ from typing import Any, Protocol
 import torch
 
 from audiolitefocus.atomic import atomic_folder
-from audiolitefocus.checkpoint import bundle_name, save_tensors, sha256
+from audiolitefocus.checkpoint import bundle_name, sha256
 from audiolitefocus.config import BundleConfig
 from audiolitefocus.convert import diffusers, original
 from audiolitefocus.convert.mapping import Source, check, make, report, size
 from audiolitefocus.convert.towers import TOKENIZER_FILES, TOKENIZER_REPOS, tokenizer_files
 from audiolitefocus.hub import fetch, fetch_files
+from audiolitefocus.weights import save_tensors
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 HEADS = ("trained", "config")

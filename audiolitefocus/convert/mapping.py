@@ -17,6 +17,8 @@ from audiolitefocus.config import BundleConfig
 
 Edit = Callable[[Tensor], Tensor]
 Shapes = Mapping[str, tuple[int, ...]]
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+COUNTS = (torch.int64,)
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,16 @@ def _problems(part: Part) -> list[str]:
         elif (found := _shape(part, target)) not in (None, tuple(shape)):
             key = part.table.get(target, target)
             problems.append(f"{part.origin}{key} gives {list(found)}, expected {list(shape)}")
+        elif found and target in part.table and not _numeric(part, target):
+            key = part.table[target]
+            problems.append(f"{part.origin}{key} is {part.tensors[key].dtype}: no weights")
     return problems
+
+
+def _numeric(part: Part, target: str) -> bool:
+    """Whether the source's numbers are what weights are; of integers there are only counts."""
+    counts = target.endswith("num_batches_tracked")
+    return part.tensors[part.table[target]].dtype in (COUNTS if counts else FLOATS)
 
 
 def _named(key: str, dropped: Mapping[str, str]) -> bool:

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from audiolitefocus.checkpoint import open_safetensors
 from audiolitefocus.parsing import parse_object
+from audiolitefocus.weights import open_safetensors
 
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 VARIANTS = ("", ".fp16", ".bf16")  # full precision first
@@ -42,10 +42,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         data = data["state_dict"]
     if not isinstance(data, dict) or not data:
         raise ValueError(f"{path} holds no dictionary of tensors, but a {type(data).__name__}")
-    others = [str(key) for key, value in data.items() if not isinstance(value, Tensor)]
+    others = [str(key) for key, value in data.items() if not _plain(value)]
     if others:
         raise ValueError(f"{path} has entries that are no tensors: {', '.join(others)}")
     return {str(key): tensor.detach() for key, tensor in data.items()}
+
+
+def _plain(value: object) -> bool:
+    """Whether it is a dense tensor in memory: pickles can also hold sparse and quantised ones."""
+    dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
+    return dense and value.device.type == "cpu" and not value.is_nested
 
 
 def _unpickle(path: Path):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from audiolitefocus.config import BundleConfig
 from audiolitefocus.convert.mapping import Edit, Part, table_for
-from audiolitefocus.towers import tower_class
+from audiolitefocus.towers import tower_class, tower_state, transformers_config
 
 TOKENIZER_FILES = (
     "tokenizer_config.json",
@@ -116,7 +116,7 @@ def tower_part(
     Raises:
         ValueError: transformers cannot build a tower of this config.
     """
-    shapes = _shapes(name, config, origin)
+    shapes = _shapes(name, config, origin, tensors)
     computed = {key: _constant(key, shape) for key, shape in shapes.items()}
     constants = {key: tensor for key, tensor in computed.items() if tensor is not None}
     read = [key for key in shapes if key not in constants]
@@ -135,17 +135,13 @@ def tower_part(
     )
 
 
-def _shapes(name: str, config: dict, origin: str) -> dict[str, tuple[int, ...]]:
-    cls = tower_class(name)
+def _shapes(
+    name: str, settings: dict, origin: str, tensors: Mapping[str, Tensor]
+) -> dict[str, tuple[int, ...]]:
     try:
-        with torch.device("meta"):
-            state = cls(cls.config_class.from_dict(config)).state_dict()
-    except Exception as error:  # transformers validates with many kinds of error
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"{origin}: no {cls.__name__} can be built of its config: {reason}"
-        ) from None
-    state.pop("encoder.embed_tokens.weight", None)  # T5's second name for shared.weight
+        state = tower_state(name, transformers_config(name, settings, len(tensors)))
+    except ValueError as error:
+        raise ValueError(f"{origin}{error}") from None
     return {key: tuple(tensor.shape) for key, tensor in state.items()}
 
 
