@@ -6,6 +6,8 @@ A clip of AudioLDM2 is 16000 samples, 100 mel frames or 25 latent frames a secon
 
 import math
 import os
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,9 @@ from audiolitefocus.config import BundleConfig
 
 MAX_SECONDS = 3600.0  # an hour: a limit against slips of the keyboard, not of the method
 SOUND_SUFFIXES = (".wav", ".flac", ".ogg")
+SOUND_RATES = (4000, 384000)  # of files that are read
+MAX_KERNEL = 1 << 24  # taps of all phases of a resampling filter
+MAX_TAPS = 1 << 24  # of a resampling filter: enough for any two rates that are in use
 
 
 class ClipLength:
@@ -68,34 +73,91 @@ def check_sound_path(path: str | os.PathLike) -> Path:
     return path
 
 
-def write_sound(path: str | os.PathLike, waveform: np.ndarray | Tensor, rate: int) -> Path:
+def write_sound(
+    path: str | os.PathLike, waveform: np.ndarray | Tensor | Iterable[Tensor], rate: int
+) -> Path:
     """Write a mono waveform in [-1, 1] as wav, flac or ogg by the name's ending: 16 bit, or Vorbis
     for ogg.
 
-    The file appears whole or not at all. Raises ValueError for NaN or infinite samples.
+    The waveform may come in blocks, which are written as they are made. The file appears whole or
+    not at all. Raises ValueError for NaN or infinite samples.
     """
     path = check_sound_path(path)
-    samples = np.asarray(waveform, dtype=np.float32)
-    if samples.ndim != 1 or not np.isfinite(samples).all():
-        raise ValueError(
-            f"waveform for {path}: one dimension of finite samples, got shape {samples.shape}"
-        )
-    if path.suffix.lower() == ".ogg":
-        samples, subtype = samples.clip(-1, 1), "VORBIS"
-    else:  # rounded here, because libsndfile rounds differently for wav and for flac
-        samples, subtype = (samples * 32768).round().clip(-32768, 32767).astype(np.int16), "PCM_16"
-    kind = path.suffix[1:].upper()
+    vorbis, kind = path.suffix.lower() == ".ogg", path.suffix[1:].upper()
+    subtype = "VORBIS" if vorbis else "PCM_16"
+    blocks = [waveform] if isinstance(waveform, (np.ndarray, Tensor)) else waveform
     try:
         with (
             atomic_file(path) as beside,
             soundfile.SoundFile(beside, "w", rate, 1, subtype, format=kind) as file,
         ):
-            # One call with many samples overflows the stack of libsndfile's Vorbis encoder.
-            for start in range(0, len(samples), rate):
-                file.write(samples[start : start + rate])
+            for block in blocks:
+                samples = np.asarray(block, dtype=np.float32)
+                if samples.ndim != 1 or not np.isfinite(samples).all():
+                    raise ValueError(
+                        f"waveform for {path}: one dimension of finite samples, got shape "
+                        f"{samples.shape}"
+                    )
+                # One call with many samples overflows the stack of libsndfile's Vorbis encoder.
+                for start in range(0, len(samples), rate):
+                    part = samples[start : start + rate]
+                    file.write(part.clip(-1, 1) if vorbis else _pcm(part))
     except soundfile.LibsndfileError as error:
         raise OSError(f"cannot write {path}: is the disk full? ({error})") from None
     return path
+
+
+def _pcm(samples: np.ndarray) -> np.ndarray:
+    """16 bit, rounded here because libsndfile rounds differently for wav and for flac."""
+    return (samples * 32768).round().clip(-32768, 32767).astype(np.int16)
+
+
+def read_sound(path: str | os.PathLike, rate: int) -> Tensor:
+    """A sound file of any format and rate that libsndfile reads, mixed down and resampled:
+    (samples,) float32.
+
+    Raises:
+        ValueError: no sound file, an empty one, one of more than an hour, one with NaN or infinite
+            samples, or one that holds less sound than it says.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        with soundfile.SoundFile(path) as file:
+            _check_header(path, file)
+            blocks = [
+                torch.from_numpy(block.mean(axis=1))
+                for block in file.blocks(1 << 16, dtype="float32", always_2d=True)
+            ]
+            promised, source_rate = file.frames, file.samplerate
+    except (soundfile.LibsndfileError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read as a sound file: {error}") from None
+    waveform = torch.cat(blocks) if blocks else torch.empty(0)
+    if len(waveform) < promised:
+        raise ValueError(f"{path} is cut short: {len(waveform)} of {promised} samples")
+    if not waveform.isfinite().all():
+        raise ValueError(f"{path}: some samples are NaN or infinite")
+    try:
+        return resample(waveform, source_rate, rate)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _check_header(path: Path, file: soundfile.SoundFile) -> None:
+    low, high = SOUND_RATES
+    if not low <= file.samplerate <= high:
+        raise ValueError(f"{path}: {file.samplerate} Hz is not between {low} and {high} Hz")
+    if file.frames <= 0:
+        raise ValueError(f"{path} is empty")
+    if file.frames > MAX_SECONDS * file.samplerate:
+        seconds = file.frames / file.samplerate
+        raise ValueError(f"{path} says it is {seconds:.0f} s long: more than {MAX_SECONDS:g} s")
+    # libsndfile corrects the length of a file that ends too early, and tells only its log. A length
+    # of all ones is what programs write that cannot go back to the header.
+    for said, there in re.findall(r"(\d+) \(should be (\d+)\)", file.extra_info):
+        if int(there) < int(said) < 0x7FFFFFFF:
+            raise ValueError(f"{path} is cut short: {there} of {said} bytes")
 
 
 def resample(waveform: Tensor, source_rate: int, target_rate: int, *, zeros: int = 32) -> Tensor:
@@ -108,6 +170,9 @@ def resample(waveform: Tensor, source_rate: int, target_rate: int, *, zeros: int
 
     Returns:
         (..., ceil(samples * target_rate / source_rate)) at the target rate.
+
+    Raises:
+        ValueError: rates with so few common divisors that the filter would be huge.
     """
     divisor = math.gcd(source_rate, target_rate)
     down, up = source_rate // divisor, target_rate // divisor
@@ -117,6 +182,13 @@ def resample(waveform: Tensor, source_rate: int, target_rate: int, *, zeros: int
         1.0, up / down
     )  # of the source's Nyquist frequency; the rest is transition band
     reach = math.ceil(zeros / cutoff)
+    if up * (2 * reach + down + 1) > MAX_TAPS:
+        raise ValueError(f"{source_rate} Hz to {target_rate} Hz: too little in common to resample")
+    if up * (2 * reach + down) > MAX_KERNEL:  # rates with no large common divisor
+        raise ValueError(
+            f"{source_rate} Hz does not go into {target_rate} Hz in few enough steps: convert the "
+            f"sound to a usual rate first"
+        )
     phases = torch.arange(up, dtype=torch.float64)[:, None] * down / up
     # Phase p of the output sits at source time p * down / up: its taps span `reach` samples on both
     # sides.
