@@ -50,8 +50,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _plain(value: object) -> bool:
     """Whether it is a dense tensor in memory: pickles can also hold sparse and quantised ones."""
-    dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
-    return dense and value.device.type == "cpu" and not value.is_nested
+    if not isinstance(value, Tensor) or value.is_nested or value.is_quantized:
+        return False
+    return value.layout == torch.strided and value.device.type == "cpu"
 
 
 def _unpickle(path: Path):
