@@ -25,13 +25,21 @@ def generate(
         typer.Option(
             "-o",
             "--output",
+            "--out",
             help="Sound file (.wav, .flac, .ogg); with --prompts a folder. "
             "Default: a name made of the prompt and the seed, here.",
         ),
     ] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="A file of prompts instead, one TEXT or TEXT|NAME a line.")
+        Path | None,
+        typer.Option(
+            help="A file of prompts instead, a line each: TEXT, TEXT|NAME or a JSON object with "
+            "prompt, name and settings. Clips that are there already are not made again."
+        ),
     ] = None,
+    batch_size: Annotated[
+        int, typer.Option(help="With --prompts: clips to make together; they stay the same.")
+    ] = 1,
     model: Annotated[
         str,
         typer.Option(
@@ -51,7 +59,10 @@ def generate(
         str, typer.Option(help="trained, or empty_prompt as diffusers does.")
     ] = "trained",
     candidates: Annotated[int, typer.Option(help="Clips to make; CLAP keeps the best.")] = 1,
-    seed: Annotated[int | None, typer.Option(help="Same seed, same clip. Default: random.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Same seed, same clip. Default: random; with --prompts, by the text."),
+    ] = None,
     attention: Annotated[
         str, typer.Option(help="auto, dense, tome, litefocus or litefocus:RATIO.")
     ] = "auto",
@@ -59,15 +70,17 @@ def generate(
     dtype: Annotated[
         str, typer.Option(help="Of the denoiser: float32, bfloat16, float16, or auto.")
     ] = "auto",
+    offload: Annotated[
+        bool,
+        typer.Option("--offload", help="Networks are on the device only while they work."),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
 ) -> None:
     """Make sound files from prompts, each with a JSON file that says how to make it again."""
-    from tqdm import tqdm
-
-    from audiolitefocus import jobs
+    from audiolitefocus.jobs import Settings
     from audiolitefocus.pipeline import AudioLDM2Pipeline
 
-    settings = jobs.Settings(
+    settings = Settings(
         duration=duration,
         steps=steps,
         sampler=sampler,
@@ -79,13 +92,80 @@ def generate(
         seed=secrets.randbits(32) if seed is None else seed,
         attention=attention,
     )
-    plan = jobs.plan(prompt, prompts, output, settings.seed, force=force)
-    pipe = AudioLDM2Pipeline.from_pretrained(model, dtype=dtype, device=device)
-    for clip in plan:
-        with tqdm(total=steps, desc=clip.path.name, unit="step") as bar:
-            done = jobs.make_clip(pipe, clip, settings, lambda *_, bar=bar: bar.update())
-        best = "" if done.scores is None else f", CLAP {done.scores[0]:.3f}, best of {candidates}"
-        typer.echo(f"{clip.path} (seed {settings.seed}{best})")
+
+    def load(device: str) -> AudioLDM2Pipeline:
+        return AudioLDM2Pipeline.from_pretrained(model, dtype=dtype, device=device, offload=offload)
+
+    if (prompt is None) == (prompts is None):
+        raise ValueError("give either a prompt or --prompts FILE")
+    if prompt is not None:
+        _make_one(prompt, output, settings, lambda: load(device), force)
+    if prompts is not None:
+        _make_many(
+            prompts,
+            output,
+            settings,
+            seed,
+            lambda ranks: load(ranks.device(device)),
+            batch_size,
+            force,
+        )
+
+
+def _make_one(prompt: str, output: Path | None, settings, load, force: bool) -> None:
+    from tqdm import tqdm
+
+    from audiolitefocus import jobs
+
+    clip = jobs.plan(prompt, output, settings, force=force)
+    pipe = load()
+    with tqdm(
+        total=settings.steps * settings.candidates, desc=_printable(clip.path.name), unit="step"
+    ) as bar:
+        (made,) = jobs.make_clips(
+            pipe, [clip], lambda step, timestep, latents: bar.update(len(latents))
+        )
+    jobs.save_clip(pipe, clip, made)
+    typer.echo(_line(clip, made))
+
+
+def _make_many(
+    prompts: Path, folder: Path | None, settings, seed: int | None, load, batch_size: int, force
+) -> None:
+    from tqdm import tqdm
+
+    from audiolitefocus.batch import Job, read_prompts
+    from audiolitefocus.ranks import Ranks
+
+    clips = read_prompts(prompts, folder or Path("."), settings, seed=seed)
+    ranks = Ranks.join()
+    job = Job(load(ranks), clips, ranks, batch_size=batch_size, force=force)
+    with tqdm(
+        total=job.steps,
+        desc=_printable(prompts.name),
+        unit="step",
+        disable=not (ranks.first and job.batches),
+    ) as bar:
+
+        def on_progress(steps: int) -> None:
+            bar.update(steps - bar.n)
+
+        report = job.run(on_progress, lambda *clip: tqdm.write(_line(*clip)))
+    if not ranks.first:
+        return
+    for path, reason in report.failed.items():
+        typer.echo(_printable(f"failed: {path}: {reason}"), err=True)
+    typer.echo(f"{len(report.made)} made, {len(report.kept)} there already")
+    if report.failed:
+        raise ValueError(f"{len(report.failed)} of {len(clips)} clips failed")
+
+
+def _line(clip, made) -> str:
+    """What is said of a clip that has been made."""
+    settings = clip.settings
+    best = "" if made.scores is None else f", CLAP {made.scores[0]:.3f}"
+    best = best and f"{best}, best of {settings.candidates}"
+    return _printable(f"{clip.path} (seed {settings.seed}{best})")
 
 
 @app.command()
@@ -124,9 +204,9 @@ def convert(
             force=force,
             progress=bar,
         )
-    typer.echo(f"{destination}: {config.name}")
+    typer.echo(_printable(f"{destination}: {config.name}"))
     for line in (config.provenance["heads"], *config.provenance["notes"]):
-        typer.echo(f"  {line}")
+        typer.echo(_printable(f"  {line}"))
 
 
 @app.command()
@@ -135,7 +215,7 @@ def info(folder: Annotated[str, typer.Argument(help="A bundle's folder, or demo.
     from audiolitefocus.describe import describe
 
     for line in describe(folder):
-        typer.echo(line)
+        typer.echo(_printable(line))
 
 
 def main() -> None:
@@ -143,7 +223,7 @@ def main() -> None:
     warnings.showwarning = _show_warning
     try:
         sys.exit(app(standalone_mode=False) or 0)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
         _fail("cancelled", status=130)
@@ -154,10 +234,14 @@ def main() -> None:
 
 
 def _fail(message: str, status: int = 1) -> None:
-    line = " ".join(message.split())
-    print(f"error: {line}", file=sys.stderr)
+    print(f"error: {_printable(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(status)
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"warning: {_printable(' '.join(str(message).split()))}", file=sys.stderr)
+
+
+def _printable(text: str) -> str:
+    """Without control characters, which a terminal would obey, whoever wrote them."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from audiolitefocus.audio import resample
 from audiolitefocus.condition import Condition, stack_conditions
 from audiolitefocus.config import BundleConfig, ProjectionConfig
+from audiolitefocus.devices import Workplace
 from audiolitefocus.towers import TOWERS, load_feature_extractor, load_tokenizer, load_tower
 
 
@@ -50,15 +51,23 @@ class TextEncoder:
         config: of the bundle.
         projection: loaded already.
         device: where everything runs.
+        offload: whether a tower is there only while it runs.
     """
 
     def __init__(
-        self, folder: str | os.PathLike, config: BundleConfig, projection: Projection, device="cpu"
+        self,
+        folder: str | os.PathLike,
+        config: BundleConfig,
+        projection: Projection,
+        device: torch.device | str = "cpu",
+        *,
+        offload: bool = False,
     ):
         self.folder, self.limits = Path(folder), config.text
-        self.device = torch.device(device)
-        self.projection = projection.float().to(self.device)
-        self.clap, self.t5, self.gpt2 = (load_tower(self.folder, n).to(self.device) for n in TOWERS)
+        self.device, self.at_work = torch.device(device), Workplace(device, offload=offload)
+        place = "cpu" if offload else self.device
+        self.projection = projection.float().to(place)
+        self.clap, self.t5, self.gpt2 = (load_tower(self.folder, n).to(place) for n in TOWERS)
         self._tokenizers: dict = {}
 
     def tokenizer(self, name: str):
@@ -88,13 +97,16 @@ class TextEncoder:
 
     def _encode(self, prompts: list[str], t5_length: int | None) -> Condition:
         ids, mask = self._tokens("clap", prompts, "max_length", self.limits.clap_max_tokens)
-        clap = self.clap.get_text_features(ids, attention_mask=mask)
+        with self.at_work(self.clap):
+            clap = self.clap.get_text_features(ids, attention_mask=mask)
         clap = getattr(clap, "pooler_output", clap)[:, None]
         padding = "longest" if t5_length is None else "max_length"
         ids, mask = self._tokens("t5", prompts, padding, t5_length or self.limits.t5_max_tokens)
-        t5 = self.t5(input_ids=ids, attention_mask=mask).last_hidden_state
-        inputs, inputs_mask = self.projection(clap, t5, mask)
-        loa = write_loa(self.gpt2, inputs, inputs_mask, self.limits.loa_tokens)
+        with self.at_work(self.t5):
+            t5 = self.t5(input_ids=ids, attention_mask=mask).last_hidden_state
+        with self.at_work(self.projection, self.gpt2):
+            inputs, inputs_mask = self.projection(clap, t5, mask)
+            loa = write_loa(self.gpt2, inputs, inputs_mask, self.limits.loa_tokens)
         return Condition(loa=loa, t5=t5, t5_mask=mask)
 
     def _tokens(
@@ -128,7 +140,8 @@ class TextEncoder:
         "" (one token).
         """
         ids, mask = self._tokens("t5", [""], "longest", self.limits.t5_max_tokens)
-        t5 = self.t5(input_ids=ids, attention_mask=mask).last_hidden_state
+        with self.at_work(self.t5):
+            t5 = self.t5(input_ids=ids, attention_mask=mask).last_hidden_state
         loa = t5.new_zeros(1, self.limits.loa_tokens, self.gpt2.config.n_embd)
         condition = Condition(loa=loa, t5=t5, t5_mask=mask)
         return stack_conditions([condition] * batch)
@@ -157,30 +170,33 @@ class TextEncoder:
             waveforms: (b, samples) at `rate`.
         """
         ids, mask = self._tokens("clap", prompts, "max_length", self.limits.clap_max_tokens)
-        text = self.clap.get_text_features(ids, attention_mask=mask)
+        with self.at_work(self.clap):
+            text = self.clap.get_text_features(ids, attention_mask=mask)
+            audio = torch.stack([self.embed_audio(waveform, rate) for waveform in waveforms])
         text = F.normalize(getattr(text, "pooler_output", text), dim=-1)
-        audio = torch.stack([self.embed_audio(waveform, rate) for waveform in waveforms])
         return (text * audio).sum(-1)
 
     def embed_audio(self, waveform: Tensor, rate: int) -> Tensor:
         """(samples,) at `rate` -> CLAP's audio embedding, unit length."""
         extractor = load_feature_extractor(self.folder)
         heard = resample(waveform.float().cpu(), rate, extractor.sampling_rate)
-        windows = [window.numpy() for window in heard.split(extractor.nb_max_samples)]
-        # Windows no longer than CLAP's input are never cropped at random, so no random state is
-        # touched.
-        features = extractor(
-            windows,
-            sampling_rate=extractor.sampling_rate,
-            truncation="rand_trunc",
-            return_tensors="pt",
-        )
-        audio = self.clap.get_audio_features(
-            input_features=features["input_features"].to(self.device, torch.float32),
-            is_longer=features["is_longer"].to(self.device),
-        )
-        audio = F.normalize(getattr(audio, "pooler_output", audio), dim=-1)
-        return F.normalize(audio.mean(0), dim=-1)
+        embeddings = []
+        with self.at_work(self.clap):
+            for window in heard.split(extractor.nb_max_samples):  # so that memory does not grow
+                # Never longer than CLAP's input, so nothing is cropped at random and no random
+                # state is touched.
+                features = extractor(
+                    window.numpy(),
+                    sampling_rate=extractor.sampling_rate,
+                    truncation="rand_trunc",
+                    return_tensors="pt",
+                )
+                audio = self.clap.get_audio_features(
+                    input_features=features["input_features"].to(self.device, torch.float32),
+                    is_longer=features["is_longer"].to(self.device),
+                )
+                embeddings.append(F.normalize(getattr(audio, "pooler_output", audio), dim=-1))
+        return F.normalize(torch.cat(embeddings).mean(0), dim=-1)
 
 
 def _cut_message(name: str, limit: int, prompt: str, rest: str) -> str:

@@ -3,20 +3,23 @@ again.
 """
 
 import json
-import os
 import re
 import unicodedata
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
 from audiolitefocus import __version__
+from audiolitefocus.atomic import atomic_file
 from audiolitefocus.attention import LiteFocus
-from audiolitefocus.audio import check_seconds, check_sound_path, check_writable, write_sound
+from audiolitefocus.audio import check_seconds, check_sound_path, write_sound
+from audiolitefocus.checkpoint import sha256
 from audiolitefocus.checks import check_number, check_settings, check_texts
 from audiolitefocus.pipeline import AudioLDM2Pipeline, AudioOutput
 from audiolitefocus.towers import transformers_version
+
+DEVICES = re.compile("con|prn|aux|nul|(com|lpt)[1-9]")  # never files on Windows
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Settings:
         if self.duration is not None:
             check_seconds(self.duration)
         check_number("seed", self.seed, 0, 2**63 - 1)
+        if not isinstance(self.negative_prompt, (str, type(None))):
+            raise ValueError(f"negative_prompt {self.negative_prompt!r}: must be a text")
         parse_attention(self.attention)
         check_settings(
             steps=self.steps,
@@ -53,15 +58,16 @@ class Settings:
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip to make."""
+    """One clip to make, and where: a sound file, and beside it a JSON file."""
 
     prompt: str
     path: Path
+    settings: Settings
 
 
 def parse_attention(text: str) -> str | LiteFocus:
     """ "auto", "dense", "tome", "litefocus" (ratio 0.1) or "litefocus:RATIO"."""
-    name, _, ratio = text.partition(":")
+    name, _, ratio = str(text).partition(":")
     if name == "litefocus":
         try:
             return LiteFocus(sparse_ratio=float(ratio)) if ratio else LiteFocus()
@@ -78,96 +84,100 @@ def slug(text: str, limit: int = 48) -> str:
     """A file name without surprises: lower-case ASCII letters, digits and hyphens."""
     ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     words = re.sub(r"[^a-z0-9]+", "-", ascii_text).strip("-")
-    return words[:limit].rstrip("-") or "clip"
+    words = words[:limit].rstrip("-") or "clip"
+    return f"{words}-clip" if DEVICES.fullmatch(words) else words
 
 
-def plan(
-    prompt: str | None, prompts: Path | None, output: Path | None, seed: int, *, force: bool
-) -> list[Clip]:
-    """The clips to make, of a prompt or of a file of prompts, and where to write them.
+def plan(prompt: str, path: Path | None, settings: Settings, *, force: bool) -> Clip:
+    """The clip to make of a prompt given on the command line.
 
     Raises:
-        ValueError, OSError: nothing to make, or a file that cannot be written or that exists while
-            `force` is not set.
+        ValueError, OSError: a file that cannot be written, or that exists while `force` is not set.
     """
-    if prompt is not None and prompts is None:
-        path = output if output is not None else Path(f"{slug(prompt)}-{seed}.wav")
-        clips = [Clip(prompt, path)]
-        check_texts("prompt", prompt, empty=False)
-    elif prompts is not None and prompt is None:
-        clips = read_prompts(prompts, Path(".") if output is None else output, seed)
-    else:
-        raise ValueError("give either a prompt or --prompts FILE")
-    for clip in clips:
-        check_sound_path(clip.path)
-        if clip.path.exists() and not force:
-            raise ValueError(f"{clip.path} exists; pass --force to replace it")
-    return clips
+    check_texts("prompt", prompt, empty=False)
+    path = path or Path(f"{slug(prompt)}-{settings.seed}.wav")
+    check_sound_path(path)
+    if (path.exists() or path.is_symlink()) and not force:
+        raise ValueError(f"{path} exists; pass --force to replace it")
+    return Clip(prompt, path, settings)
 
 
-def read_prompts(prompts: Path, folder: Path, seed: int) -> list[Clip]:
-    """A file of prompts, one TEXT or TEXT|NAME a line, into a folder, which is made if need be.
-
-    Blank lines and lines that start with # are passed over; names become safe file names.
+def make_clips(pipe: AudioLDM2Pipeline, clips: list[Clip], on_step) -> list[AudioOutput]:
+    """Make clips, whose settings may differ in the seed alone, as one batch. `on_step` is called
+    after every step.
     """
-    clips: dict[Path, Clip] = {}
-    try:
-        lines = prompts.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise ValueError(f"{prompts} is not a text file in UTF-8") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        where = f"{prompts}, line {number}"
-        text, bar, name = line.rpartition("|") if "|" in line else (line, "", "")
-        if not text.strip() or (bar and not name.strip()):
-            raise ValueError(f"{where}: expected TEXT or TEXT|NAME, got {line[:80]!r}")
-        path = folder / f"{slug(name) if bar else f'{slug(text)}-{seed}'}.wav"
-        if path in clips:
-            raise ValueError(f"{where}: {path.name} is taken already; name it: TEXT|NAME")
-        clips[path] = Clip(text.strip(), path)
-    if not clips:
-        raise ValueError(f"{prompts} holds no prompts")
-    folder.mkdir(parents=True, exist_ok=True)
-    return list(clips.values())
-
-
-def make_clip(pipe: AudioLDM2Pipeline, clip: Clip, settings: Settings, on_step) -> AudioOutput:
-    """Make one clip, write its sound file and then its JSON. `on_step` is called after every
-    step.
-    """
+    settings = clips[0].settings
     output = pipe(
-        clip.prompt,
+        [clip.prompt for clip in clips],
         audio_length_in_s=settings.duration,
         num_inference_steps=settings.steps,
         guidance_scale=settings.guidance_scale,
         negative_prompt=settings.negative_prompt,
         num_waveforms_per_prompt=settings.candidates,
         eta=settings.eta,
-        generator=torch.Generator().manual_seed(settings.seed),
+        generator=[
+            stream
+            for clip in clips
+            for stream in [torch.Generator().manual_seed(clip.settings.seed)] * settings.candidates
+        ],
         sampler=settings.sampler,
         attention=parse_attention(settings.attention),
         unconditional=settings.unconditional,
         callback=on_step,
     )
+    parts = [
+        slice(i * settings.candidates, (i + 1) * settings.candidates) for i in range(len(clips))
+    ]
+    return [
+        replace(
+            output,
+            audios=output.audios[part],
+            scores=None if output.scores is None else output.scores[part],
+        )
+        for part in parts
+    ]
+
+
+def save_clip(pipe: AudioLDM2Pipeline, clip: Clip, output: AudioOutput) -> None:
+    """Write a clip's sound file and then the JSON that describes it."""
     write_sound(clip.path, output.audios[0], output.sampling_rate)
-    write_json(clip.path.with_suffix(".json"), recipe(pipe, clip, settings, output))
-    return output
+    write_json(clip.path.with_suffix(".json"), recipe(pipe, clip, output))
 
 
-def recipe(pipe: AudioLDM2Pipeline, clip: Clip, settings: Settings, output: AudioOutput) -> dict:
-    """Everything needed to make the clip again."""
-    ran = pipe.unet.attention
+def is_saved(pipe: AudioLDM2Pipeline, clip: Clip) -> bool:
+    """Whether the sound file is there, and a JSON that describes this very file, made from the same
+    prompt, settings and model.
+    """
+    wanted = json.loads(json.dumps(ingredients(pipe, clip)))
+    try:
+        found = json.loads(clip.path.with_suffix(".json").read_text(encoding="utf-8"))
+        same = isinstance(found, dict) and wanted.items() <= found.items()
+        return same and found.get("sha256") == sha256(clip.path)
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
+def ingredients(pipe: AudioLDM2Pipeline, clip: Clip) -> dict:
+    """What decides how a clip sounds, up to rounding."""
     return {
         "prompt": clip.prompt,
-        **asdict(settings),
-        "duration": settings.duration or pipe.config.trained_seconds,
+        **asdict(clip.settings),
+        "duration": clip.settings.duration or pipe.config.trained_seconds,
+        "model": pipe.config.name,
+        "model_files": pipe.config.files,
+    }
+
+
+def recipe(pipe: AudioLDM2Pipeline, clip: Clip, output: AudioOutput) -> dict:
+    """Everything needed to make the clip again, and to know its sound file."""
+    ran = pipe.unet.attention
+    return {
+        **ingredients(pipe, clip),
         "attention_ran": {"name": type(ran).__name__, **asdict(ran)} if ran else {"name": "dense"},
         "scores": None if output.scores is None else output.scores.tolist(),
         "samples": len(output.audios[0]),
         "sampling_rate": output.sampling_rate,
-        "model": pipe.config.name,
-        "model_files": pipe.config.files,
+        "sha256": sha256(clip.path),
         "dtype": str(pipe.unet.conv_in.weight.dtype).removeprefix("torch."),
         "device": pipe.device.type,
         "versions": {
@@ -179,11 +189,6 @@ def recipe(pipe: AudioLDM2Pipeline, clip: Clip, settings: Settings, output: Audi
 
 
 def write_json(path: Path, data: dict) -> None:
-    """Write beside, then rename."""
-    check_writable(path.parent)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    """The file appears whole or not at all."""
+    with atomic_file(path) as beside:
         beside.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,9 @@ from audiolitefocus.condition import Condition, repeat_condition
 from audiolitefocus.conditioning import TextEncoder
 from audiolitefocus.config import BundleConfig
 from audiolitefocus.denoising import denoise, initial_latents, timesteps_of
+from audiolitefocus.devices import Workplace, available, explained, in_groups
 from audiolitefocus.loading import choose_device, choose_dtype, locate
+from audiolitefocus.memory import Demand, fit, numbers_in, shortage
 from audiolitefocus.sampling import ClipNoise
 from audiolitefocus.towers import TOWERS
 from audiolitefocus.unet import UNet
@@ -67,9 +69,12 @@ class AudioLDM2Pipeline:
         vae: VAE,
         vocoder: HiFiGAN,
         device: torch.device,
+        *,
+        offload: bool = False,
     ):
         self.folder, self.config, self.device = Path(folder), config, device
         self.unet, self.vae, self.vocoder = unet, vae, vocoder
+        self.at_work = Workplace(device, offload=offload)
         self._text: TextEncoder | None = None
         self._evaluate = unet.denoise
 
@@ -81,6 +86,7 @@ class AudioLDM2Pipeline:
         dtype: torch.dtype | str | None = None,
         torch_dtype: torch.dtype | str | None = None,
         device: torch.device | str = "auto",
+        offload: bool = False,
         revision: str | None = None,
         cache_dir: str | os.PathLike | None = None,
         local_files_only: bool = False,
@@ -94,6 +100,8 @@ class AudioLDM2Pipeline:
                 once.
             dtype, torch_dtype: of the UNet; default float32.
             device: "auto" (CUDA, else MPS, else CPU), "cuda", "mps", "cpu" or a torch.device.
+            offload: keep every network on the CPU but while it works: slower, and the device holds
+                no more than the largest of them.
             revision, cache_dir, local_files_only, token: for the hub, as in huggingface_hub.
 
         Raises:
@@ -109,10 +117,12 @@ class AudioLDM2Pipeline:
             local_files_only=local_files_only,
             token=token,
         )
-        unet = load_component(folder, "unet", dtype=chosen, device=place)
-        vae = load_component(folder, "vae", dtype=torch.float32, device=place)
-        vocoder = load_component(folder, "vocoder", dtype=torch.float32, device=place)
-        return cls(folder, load_config(folder), unet, vae, vocoder, place)
+        rest = torch.device("cpu") if offload else place
+        with explained(lambda: f"out of memory on {rest} while {folder} was loaded"):
+            unet = load_component(folder, "unet", dtype=chosen, device=rest)
+            vae = load_component(folder, "vae", dtype=torch.float32, device=rest)
+            vocoder = load_component(folder, "vocoder", dtype=torch.float32, device=rest)
+        return cls(folder, load_config(folder), unet, vae, vocoder, place, offload=offload)
 
     @property
     def text(self) -> TextEncoder:
@@ -121,7 +131,13 @@ class AudioLDM2Pipeline:
             for name in TOWERS:
                 check_sha256(self.folder / name / "model.safetensors", self.config)
             projection = load_component(self.folder, "projection", dtype=torch.float32)
-            self._text = TextEncoder(self.folder, self.config, projection, self.device)
+            self._text = TextEncoder(
+                self.folder,
+                self.config,
+                projection,
+                self.device,
+                offload=self.at_work.offload,
+            )
         return self._text
 
     @torch.inference_mode()
@@ -208,42 +224,78 @@ class AudioLDM2Pipeline:
         clips = batch * num_waveforms_per_prompt
         noise = ClipNoise(generator, clips)
         channels = self.config.unet.in_channels
-        latents = initial_latents(latents, noise, clips, length, channels)
-        self.unet.use_attention(self.choose_attention(attention, length.seconds))
-
-        condition = given or self.text.encode(
-            prompts or [], pad_together=unconditional == "empty_prompt"
-        )
-        negative = None
-        if guidance_scale > 1:
-            negative = negative_given or self.text.negative(negatives, condition, unconditional)
+        start = initial_latents(latents, noise, clips, length, channels)
+        variant = self.choose_attention(attention, length.seconds)
+        self.unet.use_attention(variant)
+        demand = self.demand(length.seconds, clips, guidance_scale, variant)
+        free = available(self.device)
+        at_once = fit(demand, free)
         timesteps = timesteps_of(sampler, num_inference_steps, self.config.schedule)
-        steps = denoise(
-            self.unet,
-            latents,
-            repeat_condition(condition, num_waveforms_per_prompt),
-            negative and repeat_condition(negative, num_waveforms_per_prompt),
-            timesteps=timesteps,
-            schedule=self.config.schedule,
-            sampler=sampler,
-            guidance_scale=guidance_scale,
-            eta=eta,
-            noise=noise,
-            evaluate=self._evaluate,
-        )
-        for step, latents in enumerate(steps):
-            if callback is not None and step % callback_steps == 0:
-                callback(step, timesteps[step], latents)
-        check_finite("latents after the last step", latents)
-        if output_type == "latent":
-            return AudioOutput(latents, self.config.vocoder.sampling_rate)
-        audios, scores = self.decode(latents, length.samples), None
-        if prompts and num_waveforms_per_prompt > 1:
-            audios, scores = self.text.rank(prompts, audios, self.config.vocoder.sampling_rate)
+
+        def finish(group: slice) -> Tensor:
+            """Denoise some of the clips, with the noise and the sampled keys of all of them."""
+            self.unet.use_attention(variant)
+            steps = denoise(
+                self.unet,
+                start[group],
+                everywhere.part(group),
+                negative and negative.part(group),
+                timesteps=timesteps,
+                schedule=self.config.schedule,
+                sampler=sampler,
+                guidance_scale=guidance_scale,
+                eta=eta,
+                noise=noise.part(group),
+                evaluate=self._evaluate,
+            )
+            for step, current in enumerate(steps):
+                if callback is not None and step % callback_steps == 0:
+                    callback(step, timesteps[step], current)
+            return current
+
+        with explained(lambda: shortage(replace(demand, clips=at_once), free)):
+            condition = given or self.text.encode(
+                prompts or [], pad_together=unconditional == "empty_prompt"
+            )
+            negative = None
+            if guidance_scale > 1:
+                negative = negative_given or self.text.negative(negatives, condition, unconditional)
+                negative = repeat_condition(negative, num_waveforms_per_prompt)
+            everywhere = repeat_condition(condition, num_waveforms_per_prompt)
+            with self.at_work(self.unet):
+                latents = torch.cat(in_groups(clips, at_once, finish))
+            check_finite("latents after the last step", latents)
+            if output_type == "latent":
+                return AudioOutput(latents, self.config.vocoder.sampling_rate)
+            audios, scores = self.decode(latents, length.samples), None
+            if prompts and num_waveforms_per_prompt > 1:
+                audios, scores = self.text.rank(prompts, audios, self.config.vocoder.sampling_rate)
         return AudioOutput(
             audios.numpy() if output_type == "np" else audios,
             self.config.vocoder.sampling_rate,
             scores,
+        )
+
+    def demand(
+        self, seconds: float, clips: int, guidance_scale: float, attention: str | LiteFocus
+    ) -> Demand:
+        """What clips need in memory when they are denoised together."""
+        parameters = {
+            "text": sum(numbers_in(self.folder / name / "model.safetensors") for name in TOWERS),
+            "denoiser": sum(p.numel() for p in self.unet.parameters()),
+            "decoder": sum(p.numel() for m in (self.vae, self.vocoder) for p in m.parameters()),
+        }
+        return Demand(
+            self.config,
+            seconds,
+            clips,
+            guided=guidance_scale > 1,
+            itemsize=self.unet.conv_in.weight.element_size(),
+            dense=not isinstance(attention, LiteFocus),
+            parameters=parameters,
+            device=self.device,
+            offload=self.at_work.offload,
+            text_loaded=self._text is not None,
         )
 
     def encode_prompt(self, prompt: str | list[str]) -> Condition:
@@ -257,7 +309,8 @@ class AudioLDM2Pipeline:
     def decode(self, latents: Tensor, samples: int | None = None) -> Tensor:
         """(n, 8, t, 16) latents -> float32 waveforms (n, samples) on the CPU, clip by clip."""
         scaled = latents.to(self.device, torch.float32) / self.config.vae.scale_factor
-        clips = [self.vocoder(self.vae.decode(clip[None]))[:, :samples] for clip in scaled]
+        with self.at_work(self.vae, self.vocoder):
+            clips = [self.vocoder(self.vae.decode(clip[None]))[:, :samples] for clip in scaled]
         return torch.cat(clips).clamp(-1, 1).cpu()
 
     def choose_attention(self, attention: str | LiteFocus, seconds: float) -> str | LiteFocus:
@@ -276,6 +329,7 @@ class AudioLDM2Pipeline:
             mode: of torch.compile; default "reduce-overhead" (CUDA graphs) on CUDA, "default"
                 elsewhere.
         """
-        mode = mode or ("reduce-overhead" if self.device.type == "cuda" else "default")
+        graphs = self.device.type == "cuda" and not self.at_work.offload  # which moves weights
+        mode = mode or ("reduce-overhead" if graphs else "default")
         self._evaluate = torch.compile(self.unet.denoise, fullgraph=True, dynamic=False, mode=mode)
         return self
