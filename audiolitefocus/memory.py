@@ -14,6 +14,7 @@ import torch
 from audiolitefocus.audio import ClipLength
 from audiolitefocus.checkpoint import open_safetensors
 from audiolitefocus.config import BundleConfig, UNetConfig
+from audiolitefocus.decoding import WHOLE_FRAMES
 
 # Bytes for each byte counted, and besides. Measured on two x86 cores with PyTorch 2.13 and networks
 # of audioldm2's size in float32: the denoiser took 123, 218, 344 and 632 MB for 10.24, 20.48, 40.96
@@ -21,7 +22,6 @@ from audiolitefocus.config import BundleConfig, UNetConfig
 # 10.24 s, of which 101 and 201. bfloat16 takes less; GPUs were not measured.
 FACTOR, WORKSPACE = 1.4, 60e6
 FLOAT32 = 4  # bytes; of everything but the denoiser
-WHOLE_FRAMES = 2048  # latent frames, 81.92 s; longer clips are decoded in windows below that
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Demand:
 
     def _decoding(self) -> float:
         length = ClipLength(self.seconds, self.config)
-        frames = min(length.latent_frames, WHOLE_FRAMES)
+        frames = min(length.latent_frames, WHOLE_FRAMES)  # of longer ones, shorter windows
         return decoder_elements(self.config, frames) * FLOAT32 * FACTOR + WORKSPACE
 
 
