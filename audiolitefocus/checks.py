@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from audiolitefocus.condition import Condition
+from audiolitefocus.parsing import shown
 
 SAMPLERS = ("ddim", "dpm++")
 UNCONDITIONALS = ("trained", "empty_prompt")
@@ -30,7 +31,7 @@ def check_settings(
 
 def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ValueError(f"{name} {value!r}: must be one of {', '.join(allowed)}")
+        raise ValueError(f"{name} {shown(value)}: must be one of {', '.join(allowed)}")
 
 
 def check_number(name: str, value: float, low: float, high: float) -> None:
@@ -38,7 +39,7 @@ def check_number(name: str, value: float, low: float, high: float) -> None:
     kinds = int if isinstance(low, int) else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
         what = "a whole number" if kinds is int else "a number"
-        raise ValueError(f"{name} {value!r}: must be {what} from {low:g} to {high:g}")
+        raise ValueError(f"{name} {shown(value)}: must be {what} from {low:g} to {high:g}")
 
 
 def check_texts(
@@ -49,14 +50,21 @@ def check_texts(
     """
     if text is None:
         return None
+    if not isinstance(text, (str, list, tuple)):
+        raise ValueError(f"{name} {shown(text)}: must be a text, or a list of texts")
     texts = [text] * copies if isinstance(text, str) else list(text)
     if not texts:
         raise ValueError(f"{name} is an empty list")
     for entry in texts:
         if not isinstance(entry, str):
-            raise ValueError(f"{name} {entry!r}: must be a text")
+            raise ValueError(f"{name} {shown(entry)}: must be a text")
         if not empty and not entry.strip():
-            raise ValueError(f"{name} {entry!r} is empty: say what should be heard")
+            raise ValueError(f"{name} {shown(entry)} is empty: say what should be heard")
+        try:
+            entry.encode()
+        except UnicodeEncodeError as error:
+            reason = f"character {error.start} is no Unicode ({error.reason})"
+            raise ValueError(f"{name}: {reason}") from None
     return texts
 
 

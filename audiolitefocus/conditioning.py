@@ -17,7 +17,15 @@ from audiolitefocus.audio import resample
 from audiolitefocus.condition import Condition, stack_conditions
 from audiolitefocus.config import BundleConfig, ProjectionConfig
 from audiolitefocus.devices import Workplace
-from audiolitefocus.towers import TOWERS, load_feature_extractor, load_tokenizer, load_tower
+from audiolitefocus.towers import (
+    TOWERS,
+    check_towers,
+    load_feature_extractor,
+    load_tokenizer,
+    load_tower,
+)
+
+MAX_CHARACTERS = 1 << 16  # of a prompt: as many as 512 tokens can hold, and quick to tokenise
 
 
 class Projection(nn.Module):
@@ -68,6 +76,9 @@ class TextEncoder:
         place = "cpu" if offload else self.device
         self.projection = projection.float().to(place)
         self.clap, self.t5, self.gpt2 = (load_tower(self.folder, n).to(place) for n in TOWERS)
+        configs = [tower.config for tower in (self.clap, self.t5, self.gpt2)]
+        check_towers(config, *configs)
+        self.vocabularies = {"clap": configs[0].text_config.vocab_size, "t5": configs[1].vocab_size}
         self._tokenizers: dict = {}
 
     def tokenizer(self, name: str):
@@ -113,13 +124,17 @@ class TextEncoder:
         self, name: str, prompts: list[str], padding: str, limit: int
     ) -> tuple[Tensor, Tensor]:
         tokenizer = self.tokenizer(name)
-        whole = tokenizer(prompts, add_special_tokens=True, verbose=False)["input_ids"]
+        texts = [prompt[:MAX_CHARACTERS] for prompt in prompts]
+        whole = tokenizer(texts, add_special_tokens=True, verbose=False)["input_ids"]
         cut = tokenizer(
-            prompts, padding=padding, max_length=limit, truncation=True, return_tensors="pt"
+            texts, padding=padding, max_length=limit, truncation=True, return_tensors="pt"
         )
-        for prompt, ids in zip(prompts, whole, strict=True):
-            if len(ids) > limit:
+        if cut["input_ids"].max() >= self.vocabularies[name]:
+            raise ValueError(f"{self.folder / name}: tokenizer and network do not fit together")
+        for prompt, text, ids in zip(prompts, texts, whole, strict=True):
+            if len(ids) > limit or text != prompt:
                 rest = tokenizer.decode(ids[limit - 1 :], skip_special_tokens=True)
+                rest += prompt[len(text) :]
                 warnings.warn(_cut_message(name, limit, prompt, rest), stacklevel=2)
         return cut["input_ids"].to(self.device), cut["attention_mask"].to(self.device)
 
