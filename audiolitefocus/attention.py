@@ -157,17 +157,18 @@ class LiteFocus:
         """Compensation indices for `calls` attentions over a grid of rows x length: (calls, m) or
         (calls, f, m).
 
-        m is int(r * N) in all, or int(r * T) in each row; None if that is nothing.
+        m is int(r * N) in all, or int(r * T) in each row; None if that is nothing. Without the
+        query's own row to attend to, it is at least one.
         """
         share = self.sparse_ratio if self.cross_frequency else 0.0
+        least = 0 if self.same_frequency else 1
         if self.uniform:
             noise = torch.rand(calls, rows * length, generator=generator)
-            sampled = noise.argsort(-1)[..., : int(share * rows * length)]
+            sampled = noise.argsort(-1)[..., : max(least, int(share * rows * length))]
         else:
             noise = torch.rand(calls, rows, length, generator=generator)
-            sampled = (
-                noise.argsort(-1)[..., : int(share * length)] + length * torch.arange(rows)[:, None]
-            )
+            sampled = noise.argsort(-1)[..., : max(least, int(share * length))]
+            sampled = sampled + length * torch.arange(rows)[:, None]
         return sampled if sampled.numel() else None
 
 

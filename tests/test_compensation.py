@@ -46,6 +46,12 @@ def test_stratified_draws_alike_from_every_row(grid, ratio):
     assert all(call.unique().numel() == call.numel() for call in sampled)
 
 
+@pytest.mark.parametrize("uniform, shape", [(True, (2, 1)), (False, (2, 3, 1))])
+def test_something_is_drawn_where_there_is_nothing_else(uniform, shape):
+    lite = LiteFocus(same_frequency=False, sparse_ratio=0.1, uniform=uniform)
+    assert lite.draw(3, 2, 2, seeded()).shape == shape
+
+
 @pytest.mark.parametrize("uniform", [False, True])
 def test_every_token_is_drawn_equally_often(uniform):
     rows, length, calls, ratio = 4, 20, 5000, 0.25
