@@ -66,9 +66,10 @@ def assert_near(out: Tensor, expected: Tensor, tolerance: float = FLOAT32):
 @given(shapes, ratios, seeds, st.booleans(), st.booleans())
 def test_litefocus_is_a_masked_softmax_over_all_keys(shape, ratio, seed, uniform, duplicates):
     q, k, v = qkv(shape, seed)
-    sampled = draw(LiteFocus(sparse_ratio=ratio, uniform=uniform), shape, seed)
+    lite = LiteFocus(sparse_ratio=ratio, uniform=uniform, duplicates=duplicates)
+    sampled = draw(lite, shape, seed)
     count = multiplicity(*shape[1:3], sampled, same_frequency=True, duplicates=duplicates)
-    out = litefocus_attention(q, k, v, sampled, duplicates=duplicates)
+    out = lite.attend(q, k, v, sampled)
     assert_near(out, brute_force_attention(q, k, v, count))
 
 
@@ -76,9 +77,10 @@ def test_litefocus_is_a_masked_softmax_over_all_keys(shape, ratio, seed, uniform
 @given(shapes, ratios, seeds, st.booleans())
 def test_cross_frequency_attends_to_the_sample_alone(shape, ratio, seed, uniform):
     q, k, v = qkv(shape, seed)
-    sampled = draw(LiteFocus(False, sparse_ratio=max(ratio, 1e-9), uniform=uniform), shape, seed)
+    lite = LiteFocus(same_frequency=False, sparse_ratio=max(ratio, 1e-9), uniform=uniform)
+    sampled = draw(lite, shape, seed)
     count = multiplicity(*shape[1:3], sampled, same_frequency=False, duplicates=False)
-    out = cross_frequency_attention(q, k, v, sampled)
+    out = lite.attend(q, k, v, sampled)
     assert_near(out, brute_force_attention(q, k, v, count))
 
 
@@ -86,10 +88,10 @@ def test_cross_frequency_attends_to_the_sample_alone(shape, ratio, seed, uniform
 @given(shapes, st.floats(0.05, 1), seeds, st.booleans())
 def test_duplicates_are_the_authors_algorithm(shape, ratio, seed, uniform):
     q, k, v = qkv(shape, seed)
-    sampled = draw(LiteFocus(sparse_ratio=ratio, uniform=uniform), shape, seed)
+    lite = LiteFocus(sparse_ratio=ratio, uniform=uniform, duplicates=True)
+    sampled = draw(lite, shape, seed)
     if sampled is not None:
-        out = litefocus_attention(q, k, v, sampled, duplicates=True)
-        assert_near(out, authors_attention(q, k, v, sampled))
+        assert_near(lite.attend(q, k, v, sampled), authors_attention(q, k, v, sampled))
 
 
 @many
