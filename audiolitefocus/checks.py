@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from audiolitefocus.condition import Condition
+from audiolitefocus.config import UNetConfig
 from audiolitefocus.parsing import shown
 
 SAMPLERS = ("ddim", "dpm++")
@@ -63,12 +64,15 @@ def check_texts(
         try:
             entry.encode()
         except UnicodeEncodeError as error:
-            reason = f"character {error.start} is no Unicode ({error.reason})"
-            raise ValueError(f"{name}: {reason}") from None
+            raise ValueError(
+                f"{name}: character {error.start} is no Unicode: {error.reason}"
+            ) from None
     return texts
 
 
-def check_embeds(t5: Tensor | None, loa: Tensor | None, mask: Tensor | None) -> Condition | None:
+def check_embeds(
+    t5: Tensor | None, loa: Tensor | None, mask: Tensor | None, unet: UNetConfig
+) -> Condition | None:
     """A condition from the caller's embeddings, or None if there are none."""
     if t5 is None and loa is None and mask is None:
         return None
@@ -76,12 +80,17 @@ def check_embeds(t5: Tensor | None, loa: Tensor | None, mask: Tensor | None) -> 
         raise ValueError(
             "give both T5's prompt_embeds and GPT-2's generated_prompt_embeds, one entry a prompt"
         )
+    for name, tensor, width in (
+        ("prompt_embeds", t5, unet.t5_dim),
+        ("generated_prompt_embeds", loa, unet.loa_dim),
+    ):
+        if tensor.ndim != 3 or tensor.shape[2] != width:
+            raise ValueError(f"{name} {tuple(tensor.shape)}: must be (prompts, tokens, {width})")
+        check_finite(name, tensor)
     if mask is not None and mask.shape != t5.shape[:2]:
         raise ValueError(
             f"attention_mask {tuple(mask.shape)} does not fit prompt_embeds {tuple(t5.shape)}"
         )
-    check_finite("prompt_embeds", t5)
-    check_finite("generated_prompt_embeds", loa)
     return Condition(loa=loa, t5=t5, t5_mask=mask)
 
 

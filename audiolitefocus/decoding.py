@@ -19,11 +19,11 @@ from audiolitefocus.config import VocoderConfig
 from audiolitefocus.vae import VAE
 from audiolitefocus.vocoder import HiFiGAN
 
-# In latent frames of 0.04 s. Up to 81.92 s, eight trained lengths, a clip is decoded whole, as the
-# reference does: beyond, the attention in the middle, which grows with the square of the length,
-# would cost more than all convolutions, and the feature maps more than 2 GB.
-WHOLE_FRAMES = 2048
-WINDOW_FRAMES = 2048  # as long as memory allows anyway: attention ends where its window does
+# In latent frames of 0.04 s. Up to ten minutes a clip is decoded whole, as the reference does: the
+# windows, which are run once for each group norm, take several times as long, and what their
+# attention does not see can be heard in sound that changes a lot. They are for what would not fit.
+WHOLE_FRAMES = 15000
+WINDOW_FRAMES = 2048  # 81.92 s
 OVERLAP_FRAMES = 72  # its quarters, 18 frames, are more than the convolutions see to either side
 CHUNK_FRAMES = 2048  # mel frames that the vocoder gets at a time: 20.48 s
 
@@ -153,7 +153,7 @@ class SharedNorms:
         mean, variance = self.moments[norm]
         (x,) = inputs
         mean, scale = (
-            v.to(x.dtype).repeat_interleave(x.shape[1] // norm.num_groups, 1)[:, :, None, None]
+            v.to(x).repeat_interleave(x.shape[1] // norm.num_groups, 1)[:, :, None, None]
             for v in (mean, (variance + norm.eps).rsqrt())
         )
         weight, bias = norm.weight[:, None, None], norm.bias[:, None, None]
@@ -169,7 +169,8 @@ def _add(sums: list, low: int, high: int, frames: int, norm: nn.GroupNorm, input
     scale = inputs[0].shape[2] // frames
     values = inputs[0][:, :, low * scale : high * scale]
     values = values.reshape(len(values), norm.num_groups, -1)
-    variance, mean = (x.double() for x in torch.var_mean(values, -1, correction=0))
+    # Sums of many numbers want float64, which not every device has.
+    variance, mean = (x.cpu().double() for x in torch.var_mean(values, -1, correction=0))
     count = torch.full_like(mean, values.shape[-1])
     sums.append(torch.stack([count, count * mean, count * (variance + mean.square())]))
     raise _Counted

@@ -91,7 +91,7 @@ class Demand:
 
     def _decoding(self) -> float:
         length = ClipLength(self.seconds, self.config)
-        frames = min(length.latent_frames, WHOLE_FRAMES)  # of longer ones, shorter windows
+        frames = min(length.latent_frames, WHOLE_FRAMES)  # of longer ones, windows
         return decoder_elements(self.config, frames) * FLOAT32 * FACTOR + WORKSPACE
 
 

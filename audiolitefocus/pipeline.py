@@ -26,6 +26,7 @@ from audiolitefocus.checks import (
 from audiolitefocus.condition import Condition, repeat_condition
 from audiolitefocus.conditioning import TextEncoder
 from audiolitefocus.config import BundleConfig
+from audiolitefocus.decoding import decode_blocks
 from audiolitefocus.denoising import denoise, initial_latents, timesteps_of
 from audiolitefocus.devices import Workplace, available, explained, in_groups
 from audiolitefocus.loading import choose_device, choose_dtype, locate
@@ -214,11 +215,12 @@ class AudioLDM2Pipeline:
         check_choice("output_type", output_type, OUTPUT_TYPES)
         check_number("callback_steps", callback_steps, 1, math.inf)
         prompts = check_texts("prompt", prompt, empty=False)
-        given = check_embeds(prompt_embeds, generated_prompt_embeds, attention_mask)
+        unet = self.config.unet
+        given = check_embeds(prompt_embeds, generated_prompt_embeds, attention_mask, unet)
         batch = len(prompts or (given.loa if given else ()))
         negatives = check_texts("negative_prompt", negative_prompt, empty=True, copies=batch)
         negative_given = check_embeds(
-            negative_prompt_embeds, negative_generated_prompt_embeds, negative_attention_mask
+            negative_prompt_embeds, negative_generated_prompt_embeds, negative_attention_mask, unet
         )
         check_sides(prompts, given, negatives, negative_given)
         clips = batch * num_waveforms_per_prompt
@@ -307,11 +309,15 @@ class AudioLDM2Pipeline:
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, samples: int | None = None) -> Tensor:
-        """(n, 8, t, 16) latents -> float32 waveforms (n, samples) on the CPU, clip by clip."""
-        scaled = latents.to(self.device, torch.float32) / self.config.vae.scale_factor
+        """(n, 8, t, 16) latents -> float32 waveforms (n, samples) on the CPU, clip by clip and in
+        bounded memory.
+        """
         with self.at_work(self.vae, self.vocoder):
-            clips = [self.vocoder(self.vae.decode(clip[None]))[:, :samples] for clip in scaled]
-        return torch.cat(clips).clamp(-1, 1).cpu()
+            clips = [
+                torch.cat(list(decode_blocks(self.vae, self.vocoder, clip[None], samples)), dim=1)
+                for clip in latents.to(self.device)
+            ]
+        return torch.cat(clips).clamp(-1, 1)
 
     def choose_attention(self, attention: str | LiteFocus, seconds: float) -> str | LiteFocus:
         """What "auto" means for a clip of this length."""

@@ -140,6 +140,17 @@ def test_half_precision_is_close(tiny_bundle, pipe, dtype):
     assert (latents - expected).norm() / expected.norm() < 0.05
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("attention", ["dense", "tome", LiteFocus(sparse_ratio=0.2)])
+def test_a_compiled_pipeline_makes_the_same_clips(tiny_bundle, pipe, attention):
+    compiled = AudioLDM2Pipeline.from_pretrained(tiny_bundle, device="cpu").compile()
+    options = {**QUICK, "attention": attention, "output_type": "latent"}
+    for seed in (0, 1):  # the second call runs what the first has compiled
+        expected = pipe("a bell", generator=seeded(seed), **options).audios
+        latents = compiled("a bell", generator=seeded(seed), **options).audios
+        torch.testing.assert_close(latents, expected, rtol=1e-3, atol=1e-3)
+
+
 REFUSALS = {
     "empty": ({"prompt": " "}, "is empty"),
     "no text": ({"prompt": [3]}, "must be a text"),
@@ -158,6 +169,14 @@ REFUSALS = {
     "nan latents": ({"latents": torch.full((1, 8, 32, 8), float("nan"))}, "not finite"),
     "negatives": ({"negative_prompt": ["a", "b"]}, "2 negative prompts for 1"),
     "half embeddings": ({"prompt": None, "prompt_embeds": torch.zeros(1, 2, 40)}, "both"),
+    "wide embeddings": (
+        {
+            "prompt": None,
+            "prompt_embeds": torch.zeros(1, 2, 41),
+            "generated_prompt_embeds": torch.zeros(1, 8, 64),
+        },
+        "prompt_embeds",
+    ),
     "generators": ({"generator": [torch.Generator()] * 2}, "2 generators for 1"),
 }
 
