@@ -336,7 +336,7 @@ class AudioLDM2Pipeline:
             mode: of torch.compile; default "reduce-overhead" (CUDA graphs) on CUDA, "default"
                 elsewhere.
         """
-        torch.compiler.allow_in_graph(rearrange)  # else its Python is traced: ten times as slow
+        torch.compiler.allow_in_graph(rearrange)  # else its Python is traced, slowly
         graphs = self.device.type == "cuda" and not self.at_work.offload  # which moves weights
         mode = mode or ("reduce-overhead" if graphs else "default")
         self._evaluate = torch.compile(self.unet.denoise, fullgraph=True, dynamic=False, mode=mode)
