@@ -1,7 +1,8 @@
 """Text to audio with AudioLDM2's networks, and LiteFocus attention built in.
 
 Axes, everywhere in this package: b batch, c channels, t time, f frequency, h heads, d head width,
-m compensation keys, s context tokens. Feature maps are b c t f; inside a transformer, b f t c.
+m compensation keys, s context tokens. Latents are b c t f. Inside the networks feature maps are
+b c f t in channels_last memory, and a transformer's tokens b f t c.
 """
 
 from importlib import import_module

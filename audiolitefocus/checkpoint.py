@@ -15,6 +15,7 @@ from torch import nn
 
 from audiolitefocus.conditioning import Projection
 from audiolitefocus.config import BundleConfig
+from audiolitefocus.layers import arrange
 from audiolitefocus.unet import UNet
 from audiolitefocus.vae import VAE
 from audiolitefocus.vocoder import HiFiGAN
@@ -86,7 +87,7 @@ def load_component(
         tensors = {key: file.get_tensor(key).to(device=device, dtype=dtype) for key in expected}
     module.load_state_dict(tensors, strict=True, assign=True)
     if name in ("unet", "vae"):
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        arrange(module)
     return module.eval().requires_grad_(False)
 
 

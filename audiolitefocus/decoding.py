@@ -64,7 +64,7 @@ def windowed(
 
     Args:
         run: gives the result (b, n, ...) for latent frames start to stop, n a multiple of them.
-        network: whose group norms, with inputs (b, c, t, f), are shared by all windows.
+        network: whose group norms, with inputs (b, c, f, t), are shared by all windows.
         frames: latent frames of the clip.
 
     Yields:
@@ -167,8 +167,8 @@ class _Counted(Exception):
 
 def _add(sums: list, low: int, high: int, frames: int, norm: nn.GroupNorm, inputs: tuple) -> None:
     """Count frames low to high of what a norm is given for a window of `frames`."""
-    scale = inputs[0].shape[2] // frames
-    values = inputs[0][:, :, low * scale : high * scale]
+    scale = inputs[0].shape[-1] // frames
+    values = inputs[0][..., low * scale : high * scale]
     values = values.reshape(len(values), norm.num_groups, -1)
     # Sums of many numbers want float64, which not every device has.
     variance, mean = (x.cpu().double() for x in torch.var_mean(values, -1, correction=0))

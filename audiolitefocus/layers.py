@@ -1,9 +1,8 @@
 """The building blocks of the networks: time embedding, residual block, resampling, GEGLU,
 transformer.
 
-Feature maps are b c t f in channels_last memory. A transformer works on b f t c: it turns the map
-once on the way in and once on the way out, and in between a frequency row is one contiguous stretch
-of time.
+Feature maps are b c f t in channels_last memory, which is the b f t c of a transformer's tokens: a
+frequency row is one contiguous stretch of time, and nothing is copied on the way in or out.
 """
 
 import math
@@ -55,6 +54,24 @@ class TimeEmbedding(nn.Module):
         return self.linear_2(F.silu(self.linear_1(sinusoids.to(self.linear_1.weight.dtype))))
 
 
+class Conv2d(nn.Conv2d):
+    """A convolution of feature maps b c f t. Its kernel is (out, in, t, f), as in checkpoints."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight.mT, self.bias, self.stride, self.padding)
+
+    def arrange(self) -> None:
+        """Lay the weight out in memory so that the turned kernel is channels_last, not a copy."""
+        self.weight.data = self.weight.data.mT.contiguous(memory_format=torch.channels_last).mT
+
+
+def arrange(network: nn.Module) -> None:
+    """Lay out the weights of all convolutions of a network for speed; shapes stay as they are."""
+    for module in network.modules():
+        if isinstance(module, Conv2d):
+            module.arrange()
+
+
 class ResnetBlock(nn.Module):
     """Two convolutions around the diffusion time, with a shortcut; without time channels, the VAE's
     block.
@@ -73,13 +90,13 @@ class ResnetBlock(nn.Module):
     ):
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, in_channels, eps=eps)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv1 = Conv2d(in_channels, out_channels, 3, padding=1)
         if time_channels:
             self.time_emb_proj = nn.Linear(time_channels, out_channels)
         self.norm2 = nn.GroupNorm(groups, out_channels, eps=eps)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1)
         changes = in_channels != out_channels
-        self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if changes else nn.Identity()
+        self.conv_shortcut = Conv2d(in_channels, out_channels, 1) if changes else nn.Identity()
 
     def time_bias(self, time_emb: Tensor) -> Tensor:
         """(n, time channels) -> (n, c, 1, 1)."""
@@ -101,7 +118,7 @@ class Downsample(nn.Module):
     def __init__(self, channels: int, *, pad_both: bool = True):
         super().__init__()
         self.pad = (0, 0, 0, 0) if pad_both else (0, 1, 0, 1)
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1 if pad_both else 0)
+        self.conv = Conv2d(channels, channels, 3, stride=2, padding=1 if pad_both else 0)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.pad(x, self.pad))
@@ -114,7 +131,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         size = size or (2 * x.shape[-2], 2 * x.shape[-1])
@@ -197,7 +214,7 @@ class Transformer2D(nn.Module):
         self.proj_out = Linear(channels, channels)
 
     def forward(self, x: Tensor, signals: Signals) -> Tensor:
-        h = self.proj_in(rearrange(self.norm(x), "b c t f -> b f t c"))
+        h = self.proj_in(rearrange(self.norm(x), "b c f t -> b f t c"))
         for block in self.blocks:
             h = block(h, signals, masked=self.context == "t5")
-        return x + rearrange(self.proj_out(h), "b f t c -> b c t f")
+        return x + rearrange(self.proj_out(h), "b f t c -> b c f t")

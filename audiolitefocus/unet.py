@@ -17,6 +17,7 @@ from audiolitefocus.attention import (
 from audiolitefocus.condition import Condition
 from audiolitefocus.config import UNetConfig
 from audiolitefocus.layers import (
+    Conv2d,
     Downsample,
     ResnetBlock,
     Signals,
@@ -112,13 +113,13 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         levels = range(len(config.channels))
-        self.conv_in = nn.Conv2d(config.in_channels, config.channels[0], 3, padding=1)
+        self.conv_in = Conv2d(config.in_channels, config.channels[0], 3, padding=1)
         self.time_embedding = TimeEmbedding(config.channels[0])
         self.down = nn.ModuleList(down_level(level, config) for level in levels)
         self.middle = Middle(config)
         self.up = nn.ModuleList(up_level(level, config) for level in reversed(levels))
         self.norm_out = nn.GroupNorm(config.norm_groups, config.channels[0], eps=1e-5)
-        self.conv_out = nn.Conv2d(config.channels[0], config.out_channels, 3, padding=1)
+        self.conv_out = Conv2d(config.channels[0], config.out_channels, 3, padding=1)
         for kind in (ResnetBlock, CrossAttention, SelfAttention):
             for index, module in enumerate(self._all(kind)):
                 module.index = index
@@ -148,7 +149,7 @@ class UNet(nn.Module):
         """
         # embed
         weight = self.conv_in.weight
-        x = self.conv_in(latents.to(weight.dtype, memory_format=torch.channels_last))
+        x = self.conv_in(latents.mT.to(weight.dtype, memory_format=torch.channels_last))
         skips = [x]
         # down
         for level in self.down:
@@ -166,7 +167,7 @@ class UNet(nn.Module):
                 x = stage(torch.cat([x, skips.pop()], dim=1), signals)
             if level.resample is not None:
                 x = level.resample(x, skips[-1].shape[-2:])
-        return self.conv_out(F.silu(self.norm_out(x))).to(latents.dtype)
+        return self.conv_out(F.silu(self.norm_out(x))).mT.to(latents.dtype)
 
     def time_biases(self, timesteps: Tensor) -> list[Tensor]:
         """() or (n,) timesteps -> for every residual block, its time bias (n, c, 1, 1)."""

@@ -5,7 +5,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from audiolitefocus.config import VAEConfig
-from audiolitefocus.layers import Downsample, ResnetBlock, Upsample
+from audiolitefocus.layers import Conv2d, Downsample, ResnetBlock, Upsample
 
 EPS = 1e-6  # of every group norm here
 
@@ -22,11 +22,11 @@ class MiddleAttention(nn.Module):
         self.to_out = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = rearrange(self.norm(x), "b c t f -> b 1 (t f) c")
+        tokens = rearrange(self.norm(x), "b c f t -> b 1 (f t) c")
         out = F.scaled_dot_product_attention(
             self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)
         )
-        return x + rearrange(self.to_out(out), "b 1 (t f) c -> b c t f", t=x.shape[2])
+        return x + rearrange(self.to_out(out), "b 1 (f t) c -> b c f t", f=x.shape[2])
 
 
 class Middle(nn.Module):
@@ -58,21 +58,21 @@ class Level(nn.Module):
 
 
 class Encoder(nn.Module):
-    """(b, 1, t, m) -> (b, 16, t / 4, m / 4): means and log-variances before `quant_conv`."""
+    """(b, 1, m, t) -> (b, 16, m / 4, t / 4): means and log-variances before `quant_conv`."""
 
     def __init__(self, config: VAEConfig):
         super().__init__()
         channels, groups = config.channels, config.norm_groups
         inputs = (channels[0], *channels[:-1])
         steps = [Downsample(c, pad_both=False) for c in channels[:-1]] + [nn.Identity()]
-        self.conv_in = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)
+        self.conv_in = Conv2d(config.in_channels, channels[0], 3, padding=1)
         self.levels = nn.ModuleList(
             Level(i, c, config.resnets, groups, step)
             for i, c, step in zip(inputs, channels, steps, strict=True)
         )
         self.middle = Middle(channels[-1], groups)
         self.norm_out = nn.GroupNorm(groups, channels[-1], eps=EPS)
-        self.conv_out = nn.Conv2d(channels[-1], 2 * config.latent_channels, 3, padding=1)
+        self.conv_out = Conv2d(channels[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
@@ -82,21 +82,21 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """(b, 8, t, f) -> (b, 1, 4 t, 4 f)."""
+    """(b, 8, f, t) -> (b, 1, 4 f, 4 t)."""
 
     def __init__(self, config: VAEConfig):
         super().__init__()
         channels, groups = config.channels[::-1], config.norm_groups
         inputs = (channels[0], *channels[:-1])
         steps = [Upsample(c) for c in channels[:-1]] + [nn.Identity()]
-        self.conv_in = nn.Conv2d(config.latent_channels, channels[0], 3, padding=1)
+        self.conv_in = Conv2d(config.latent_channels, channels[0], 3, padding=1)
         self.middle = Middle(channels[0], groups)
         self.levels = nn.ModuleList(
             Level(i, c, config.resnets + 1, groups, step)
             for i, c, step in zip(inputs, channels, steps, strict=True)
         )
         self.norm_out = nn.GroupNorm(groups, channels[-1], eps=EPS)
-        self.conv_out = nn.Conv2d(channels[-1], config.in_channels, 3, padding=1)
+        self.conv_out = Conv2d(channels[-1], config.in_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.middle(self.conv_in(x))
@@ -123,11 +123,12 @@ class VAE(nn.Module):
 
         The denoiser works on latents * config.scale_factor.
         """
-        mean, log_variance = self.quant_conv(self.encoder(mel[:, None])).chunk(2, dim=1)
+        moments = self.quant_conv(self.encoder(mel.mT[:, None]))
+        mean, log_variance = moments.mT.chunk(2, dim=1)
         return mean, log_variance.clamp(-30.0, 20.0)
 
     def decode(self, latents: Tensor) -> Tensor:
         """(b, 8, t, f) unscaled latents, that is the denoiser's / config.scale_factor -> (b, 4 t, 4
         f) log-mel.
         """
-        return self.decoder(self.post_quant_conv(latents))[:, 0]
+        return self.decoder(self.post_quant_conv(latents.mT))[:, 0].mT

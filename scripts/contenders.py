@@ -22,7 +22,7 @@ from reference import authors_attention, naive_attention  # noqa: E402
 from audiolitefocus.attention import LiteFocus, SelfAttention  # noqa: E402
 from audiolitefocus.condition import Condition  # noqa: E402
 from audiolitefocus.config import UNetConfig  # noqa: E402
-from audiolitefocus.layers import Signals  # noqa: E402
+from audiolitefocus.layers import Signals, arrange  # noqa: E402
 from audiolitefocus.unet import UNet  # noqa: E402
 
 TRAINED_SECONDS = 10.24
@@ -77,7 +77,8 @@ class Models:
     def unet(self) -> UNet:
         torch.manual_seed(0)
         unet = UNet(UNetConfig()).eval().to(self.device, self.dtype)
-        return unet.to(memory_format=torch.channels_last)
+        arrange(unet)
+        return unet
 
     @cached_property
     def diffusers(self) -> torch.nn.Module:
