@@ -7,7 +7,8 @@ A clip of AudioLDM2 is 16000 samples, 100 mel frames or 25 latent frames a secon
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,11 @@ from torch import Tensor
 from audiolitefocus.atomic import atomic_file, check_writable
 from audiolitefocus.config import BundleConfig
 
+MIN_SECONDS = 0.04  # one latent frame
 MAX_SECONDS = 3600.0  # an hour: a limit against slips of the keyboard, not of the method
 SOUND_SUFFIXES = (".wav", ".flac", ".ogg")
 SOUND_RATES = (4000, 384000)  # of files that are read
-MAX_KERNEL = 1 << 24  # taps of all phases of a resampling filter
-MAX_TAPS = 1 << 24  # of a resampling filter: enough for any two rates that are in use
+MAX_TAPS = 1 << 24  # of all phases of a resampling filter: enough for any two rates in use
 
 
 class ClipLength:
@@ -57,9 +58,17 @@ def check_seconds(seconds: float) -> float:
     """Raise ValueError unless a clip can be this long."""
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
         raise ValueError(f"duration {seconds!r}: give a number of seconds")
-    if not math.isfinite(seconds) or not 0.04 <= seconds <= MAX_SECONDS:
-        raise ValueError(f"duration {seconds} s: must lie between 0.04 and {MAX_SECONDS:g} seconds")
+    if not math.isfinite(seconds) or not MIN_SECONDS <= seconds <= MAX_SECONDS:
+        raise ValueError(
+            f"duration {seconds} s: must lie between {MIN_SECONDS:g} and {MAX_SECONDS:g} seconds"
+        )
     return float(seconds)
+
+
+def seconds_of(samples: int, rate: int) -> float:
+    """The least length in seconds that is so many samples of a `ClipLength`."""
+    seconds = samples / rate
+    return seconds if int(seconds * rate) == samples else math.nextafter(seconds, math.inf)
 
 
 def check_sound_path(path: str | os.PathLike) -> Path:
@@ -121,18 +130,12 @@ def read_sound(path: str | os.PathLike, rate: int) -> Tensor:
             samples, or one that holds less sound than it says.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    try:
-        with soundfile.SoundFile(path) as file:
-            _check_header(path, file)
-            blocks = [
-                torch.from_numpy(block.mean(axis=1))
-                for block in file.blocks(1 << 16, dtype="float32", always_2d=True)
-            ]
-            promised, source_rate = file.frames, file.samplerate
-    except (soundfile.LibsndfileError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read as a sound file: {error}") from None
+    with _opened(path) as file:
+        blocks = [
+            torch.from_numpy(block.mean(axis=1))
+            for block in file.blocks(1 << 16, dtype="float32", always_2d=True)
+        ]
+        promised, source_rate = file.frames, file.samplerate
     waveform = torch.cat(blocks) if blocks else torch.empty(0)
     if len(waveform) < promised:
         raise ValueError(f"{path} is cut short: {len(waveform)} of {promised} samples")
@@ -142,6 +145,24 @@ def read_sound(path: str | os.PathLike, rate: int) -> Tensor:
         return resample(waveform, source_rate, rate)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def sound_length(path: str | os.PathLike) -> tuple[int, int]:
+    """Samples and rate of a sound file as its header tells. Raises ValueError as `read_sound`."""
+    with _opened(Path(path)) as file:
+        return file.frames, file.samplerate
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        with soundfile.SoundFile(path) as file:
+            _check_header(path, file)
+            yield file
+    except (soundfile.LibsndfileError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read as a sound file: {error}") from None
 
 
 def _check_header(path: Path, file: soundfile.SoundFile) -> None:
@@ -178,13 +199,10 @@ def resample(waveform: Tensor, source_rate: int, target_rate: int, *, zeros: int
     down, up = source_rate // divisor, target_rate // divisor
     if up == down:
         return waveform
-    cutoff = 0.95 * min(
-        1.0, up / down
-    )  # of the source's Nyquist frequency; the rest is transition band
+    # Of the source's Nyquist frequency; the rest is transition band.
+    cutoff = 0.95 * min(1.0, up / down)
     reach = math.ceil(zeros / cutoff)
-    if up * (2 * reach + down + 1) > MAX_TAPS:
-        raise ValueError(f"{source_rate} Hz to {target_rate} Hz: too little in common to resample")
-    if up * (2 * reach + down) > MAX_KERNEL:  # rates with no large common divisor
+    if up * (2 * reach + down + 1) > MAX_TAPS:  # rates with no large common divisor
         raise ValueError(
             f"{source_rate} Hz does not go into {target_rate} Hz in few enough steps: convert the "
             f"sound to a usual rate first"

@@ -3,6 +3,7 @@ equal settings, and what became of each.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections import Counter
@@ -11,10 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from audiolitefocus.audio import SOUND_SUFFIXES, check_writable
+from audiolitefocus.checkpoint import sha256
 from audiolitefocus.checks import check_number
-from audiolitefocus.jobs import Clip, Settings, is_saved, make_clips, save_clip, slug
+from audiolitefocus.jobs import Clip, is_saved, make_clips, prepare, save_clip, slug
 from audiolitefocus.pipeline import AudioLDM2Pipeline, AudioOutput
 from audiolitefocus.ranks import Ranks
+from audiolitefocus.settings import Settings
 
 FIELDS = frozenset(field.name for field in dataclasses.fields(Settings))
 
@@ -25,8 +28,9 @@ def read_prompts(
     """The clips of a file of prompts, to be written into a folder, which is made if need be.
 
     A line is TEXT, or TEXT|NAME, or a JSON object: {"prompt": TEXT, "name": NAME, ...} with any
-    field of `Settings` for this clip alone. Blank lines and lines that start with # are passed
-    over. Names become safe file names, .wav unless they end otherwise.
+    field of `Settings` for this clip alone, sound files named as seen from the current folder.
+    Blank lines and lines that start with # are passed over. Names become safe file names, .wav
+    unless they end otherwise.
 
     Args:
         settings: of lines that do not say otherwise.
@@ -38,6 +42,7 @@ def read_prompts(
             written to.
     """
     clips: dict[str, Clip] = {}
+    digest = functools.cache(sha256)
     repeats: Counter[str] = Counter()
     for number, line in _lines(file):
         try:
@@ -47,10 +52,10 @@ def read_prompts(
             path = folder / _file_name(prompt, name, clip_settings.seed)
             if path.stem in clips:
                 raise ValueError(f"{path.stem} is taken already; name it: TEXT|NAME")
+            clips[path.stem] = prepare(prompt, path, clip_settings, digest)
         except ValueError as error:
             raise ValueError(f"{file}, line {number}: {error}") from None
         repeats[prompt] += 1
-        clips[path.stem] = Clip(prompt, path, clip_settings)
     if not clips:
         raise ValueError(f"{file} holds no prompts")
     folder.mkdir(parents=True, exist_ok=True)
@@ -233,7 +238,7 @@ class Job:
 
 
 def _steps(batch: list[Clip]) -> int:
-    return sum(clip.settings.steps * clip.settings.candidates for clip in batch)
+    return sum(clip.settings.steps_taken * clip.settings.candidates for clip in batch)
 
 
 def _reason(error: Exception) -> str:

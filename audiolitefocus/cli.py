@@ -48,6 +48,26 @@ def generate(
         ),
     ] = "audioldm2",
     duration: Annotated[float | None, typer.Option(help="Seconds. Default: as trained.")] = None,
+    init_audio: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A recording to make a variation of.")
+    ] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(help="Of the variation, up to 1, where the recording is forgotten [0.5]."),
+    ] = None,
+    inpaint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="START:END",
+            help="Seconds of --init-audio to make anew; the rest stays as it is.",
+        ),
+    ] = None,
+    continue_audio: Annotated[
+        str | None,
+        typer.Option(
+            "--continue", metavar="FILE", help="A recording that goes on up to --duration."
+        ),
+    ] = None,
     steps: Annotated[int, typer.Option(help="Denoising steps; dpm++ needs 20 to 25.")] = 200,
     sampler: Annotated[str, typer.Option(help="ddim or dpm++.")] = "ddim",
     eta: Annotated[float, typer.Option(help="Fresh noise in ddim, 0 to 1.")] = 1.0,
@@ -77,11 +97,15 @@ def generate(
     force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
 ) -> None:
     """Make sound files from prompts, each with a JSON file that says how to make it again."""
-    from audiolitefocus.jobs import Settings
     from audiolitefocus.pipeline import AudioLDM2Pipeline
+    from audiolitefocus.settings import Settings
 
     settings = Settings(
         duration=duration,
+        init_audio=init_audio,
+        strength=strength,
+        inpaint=inpaint,
+        continue_audio=continue_audio,
         steps=steps,
         sampler=sampler,
         eta=eta,
@@ -120,7 +144,9 @@ def _make_one(prompt: str, output: Path | None, settings, load, force: bool) -> 
     clip = jobs.plan(prompt, output, settings, force=force)
     pipe = load()
     with tqdm(
-        total=settings.steps * settings.candidates, desc=_printable(clip.path.name), unit="step"
+        total=settings.steps_taken * settings.candidates,
+        desc=_printable(clip.path.name),
+        unit="step",
     ) as bar:
         (made,) = jobs.make_clips(
             pipe, [clip], lambda step, timestep, latents: bar.update(len(latents))

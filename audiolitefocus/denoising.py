@@ -3,6 +3,7 @@ once.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,10 +17,14 @@ from audiolitefocus.layers import Signals
 from audiolitefocus.unet import UNet
 
 
-def timesteps_of(sampler: str, steps: int, schedule: ScheduleConfig) -> list[int]:
-    """The training steps that "ddim" or "dpm++" visits, from noise to data."""
+def timesteps_of(
+    sampler: str, steps: int, schedule: ScheduleConfig, strength: float = 1.0
+) -> list[int]:
+    """The training steps that "ddim" or "dpm++" visits, from noise to data; of a recording's
+    variation the last of them.
+    """
     choose = sampling.ddim_timesteps if sampler == "ddim" else sampling.dpm_timesteps
-    return choose(steps, schedule.train_steps)
+    return choose(steps, schedule.train_steps)[-sampling.steps_from(strength, steps) :]
 
 
 def initial_latents(
@@ -40,6 +45,41 @@ def initial_latents(
     return given
 
 
+@dataclass(frozen=True, eq=False)
+class Known:
+    """The latents of a recording, of which clips are made.
+
+    Attributes:
+        latents: (1, 8, t, 16), clean.
+        changed: (t,) bool, frames that are made anew; the others are put back after every step.
+        strength: in (0, 1]; below 1, denoising starts from these latents instead of noise alone.
+    """
+
+    latents: Tensor
+    changed: Tensor
+    strength: float
+
+    def to(self, device: torch.device) -> "Known":
+        return Known(self.latents.to(device), self.changed.to(device), self.strength)
+
+    def start(self, noise: Tensor, alpha: float) -> Tensor:
+        """Where denoising begins, `alpha` being the share of signal there."""
+        return noise if self.strength == 1 else sampling.add_noise(self.latents, noise, alpha)
+
+    def hold(self, noise: Tensor, reached: Sequence[float]) -> sampling.Hold:
+        """What puts frames back: with the initial noise, as much as is left after a step, which
+        `reached` tells; at the end without. So does diffusers' inpainting.
+        """
+        if self.changed.all():
+            return sampling.hold_nothing
+
+        def put_back(latents: Tensor, step: int) -> Tensor:
+            held = sampling.add_noise(self.latents, noise, reached[step])
+            return torch.where(self.changed[:, None], latents, held)
+
+        return put_back
+
+
 def denoise(
     unet: UNet,
     latents: Tensor,
@@ -52,6 +92,7 @@ def denoise(
     guidance_scale: float = 3.5,
     eta: float = 1.0,
     noise: sampling.ClipNoise | None = None,
+    known: Known | None = None,
     evaluate: Callable[[Tensor, Signals], Tensor] | None = None,
 ) -> Iterator[Tensor]:
     """Yields the latents (clips, 8, t, 16), float32, after every step.
@@ -60,8 +101,9 @@ def denoise(
         unet: whose `use_attention` has been called.
         latents: Gaussian noise (clips, 8, t, 16).
         condition, negative: one entry a clip; without `negative` there is no guidance.
-        timesteps: from `timesteps_of`, of the same sampler.
+        timesteps: from `timesteps_of`, of the same sampler and `known.strength`.
         noise: fresh noise for "ddim" with eta above 0.
+        known: latents of a recording to start from, or to keep in part.
         evaluate: `unet.denoise`, or a compiled form of it.
     """
     evaluate, device = evaluate or unet.denoise, unet.conv_in.weight.device
@@ -76,8 +118,13 @@ def denoise(
         return epsilon if negative is None else sampling.guide(epsilon, guidance_scale)
 
     latents, alphas = latents.to(device, torch.float32), sampling.alphas_cumprod(schedule)
+    hold: sampling.Hold = sampling.hold_nothing
+    if known is not None:
+        known, levels = known.to(device), [alphas[t] for t in timesteps]
+        hold = known.hold(latents, [*levels[1:], 1.0])
+        latents = known.start(latents, levels[0])
     if sampler == "dpm++":
-        yield from sampling.dpm_solver(predict, latents, timesteps, alphas)
+        yield from sampling.dpm_solver(predict, latents, timesteps, alphas, hold=hold)
     else:
         source, shape = noise or sampling.ClipNoise(None, len(latents)), latents.shape[1:]
         yield from sampling.ddim(
@@ -87,4 +134,5 @@ def denoise(
             alphas,
             eta=eta,
             noise=lambda: source.fresh(shape).to(device),
+            hold=hold,
         )

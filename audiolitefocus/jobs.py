@@ -5,6 +5,7 @@ again.
 import json
 import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,48 +13,15 @@ import torch
 
 from audiolitefocus import __version__
 from audiolitefocus.atomic import atomic_file
-from audiolitefocus.attention import LiteFocus
-from audiolitefocus.audio import check_seconds, check_sound_path, write_sound
+from audiolitefocus.audio import check_sound_path, sound_length, write_sound
 from audiolitefocus.checkpoint import sha256
-from audiolitefocus.checks import check_number, check_settings, check_texts
+from audiolitefocus.checks import check_texts
 from audiolitefocus.pipeline import AudioLDM2Pipeline, AudioOutput
+from audiolitefocus.recording import changed_span
+from audiolitefocus.settings import Settings, parse_attention
 from audiolitefocus.towers import transformers_version
 
 DEVICES = re.compile("con|prn|aux|nul|(com|lpt)[1-9]")  # never files on Windows
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How clips are made: what a person chooses on the command line. Raises ValueError for
-    nonsense.
-    """
-
-    duration: float | None = None  # seconds; None is the model's trained length
-    steps: int = 200
-    sampler: str = "ddim"
-    eta: float = 1.0
-    guidance_scale: float = 3.5
-    negative_prompt: str | None = None
-    unconditional: str = "trained"
-    candidates: int = 1
-    seed: int = 0
-    attention: str = "auto"
-
-    def __post_init__(self):
-        if self.duration is not None:
-            check_seconds(self.duration)
-        check_number("seed", self.seed, 0, 2**63 - 1)
-        if not isinstance(self.negative_prompt, (str, type(None))):
-            raise ValueError(f"negative_prompt {self.negative_prompt!r}: must be a text")
-        parse_attention(self.attention)
-        check_settings(
-            steps=self.steps,
-            guidance_scale=self.guidance_scale,
-            eta=self.eta,
-            candidates=self.candidates,
-            sampler=self.sampler,
-            unconditional=self.unconditional,
-        )
 
 
 @dataclass(frozen=True)
@@ -63,21 +31,7 @@ class Clip:
     prompt: str
     path: Path
     settings: Settings
-
-
-def parse_attention(text: str) -> str | LiteFocus:
-    """ "auto", "dense", "tome", "litefocus" (ratio 0.1) or "litefocus:RATIO"."""
-    name, _, ratio = str(text).partition(":")
-    if name == "litefocus":
-        try:
-            return LiteFocus(sparse_ratio=float(ratio)) if ratio else LiteFocus()
-        except ValueError as error:
-            raise ValueError(f"attention {text!r}: {error}") from None
-    if text not in ("auto", "dense", "tome"):
-        raise ValueError(
-            f"attention {text!r}: must be auto, dense, tome, litefocus or litefocus:RATIO"
-        )
-    return text
+    recording_sha256: str | None = None  # of `settings.recording` when the clip was planned
 
 
 def slug(text: str, limit: int = 48) -> str:
@@ -86,6 +40,23 @@ def slug(text: str, limit: int = 48) -> str:
     words = re.sub(r"[^a-z0-9]+", "-", ascii_text).strip("-")
     words = words[:limit].rstrip("-") or "clip"
     return f"{words}-clip" if DEVICES.fullmatch(words) else words
+
+
+def prepare(
+    prompt: str, path: Path, settings: Settings, digest: Callable[[Path], str] = sha256
+) -> Clip:
+    """A clip to make. Raises ValueError, before a model is loaded, for a recording that its header
+    tells to be no sound file, or not as long as the settings have it.
+    """
+    if settings.recording is None:
+        return Clip(prompt, path, settings)
+    recording = Path(settings.recording)
+    samples, rate = sound_length(recording)
+    try:
+        changed_span(samples, rate, settings.span, settings.duration)
+    except ValueError as error:
+        raise ValueError(f"{recording}: {error}") from None
+    return Clip(prompt, path, settings, digest(recording))
 
 
 def plan(prompt: str, path: Path | None, settings: Settings, *, force: bool) -> Clip:
@@ -99,7 +70,7 @@ def plan(prompt: str, path: Path | None, settings: Settings, *, force: bool) -> 
     check_sound_path(path)
     if (path.exists() or path.is_symlink()) and not force:
         raise ValueError(f"{path} exists; pass --force to replace it")
-    return Clip(prompt, path, settings)
+    return prepare(prompt, path, settings)
 
 
 def make_clips(pipe: AudioLDM2Pipeline, clips: list[Clip], on_step) -> list[AudioOutput]:
@@ -110,6 +81,10 @@ def make_clips(pipe: AudioLDM2Pipeline, clips: list[Clip], on_step) -> list[Audi
     output = pipe(
         [clip.prompt for clip in clips],
         audio_length_in_s=settings.duration,
+        init_audio=settings.init_audio,
+        strength=settings.strength,
+        inpaint=settings.span,
+        continue_audio=settings.continue_audio,
         num_inference_steps=settings.steps,
         guidance_scale=settings.guidance_scale,
         negative_prompt=settings.negative_prompt,
@@ -162,7 +137,9 @@ def ingredients(pipe: AudioLDM2Pipeline, clip: Clip) -> dict:
     return {
         "prompt": clip.prompt,
         **asdict(clip.settings),
-        "duration": clip.settings.duration or pipe.config.trained_seconds,
+        "duration": clip.settings.duration
+        or (None if clip.settings.init_audio else pipe.config.trained_seconds),
+        "recording_sha256": clip.recording_sha256,
         "model": pipe.config.name,
         "model_files": pipe.config.files,
     }

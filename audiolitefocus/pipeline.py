@@ -32,6 +32,7 @@ from audiolitefocus.denoising import denoise, initial_latents, timesteps_of
 from audiolitefocus.devices import Workplace, available, explained, in_groups
 from audiolitefocus.loading import choose_device, choose_dtype, locate
 from audiolitefocus.memory import Demand, fit, numbers_in, shortage
+from audiolitefocus.recording import Recording, Source
 from audiolitefocus.sampling import ClipNoise
 from audiolitefocus.towers import TOWERS
 from audiolitefocus.unet import UNet
@@ -148,6 +149,10 @@ class AudioLDM2Pipeline:
         prompt: str | list[str] | None = None,
         *,
         audio_length_in_s: float | None = None,
+        init_audio: Source | None = None,
+        strength: float | None = None,
+        inpaint: tuple[float, float] | None = None,
+        continue_audio: Source | None = None,
         num_inference_steps: int = 200,
         guidance_scale: float = 3.5,
         negative_prompt: str | list[str] | None = None,
@@ -175,6 +180,14 @@ class AudioLDM2Pipeline:
             prompt: one text, or one for each clip; or give embeddings instead.
             audio_length_in_s: clip length; default the trained one. The waveform has exactly this
                 length.
+            init_audio: a recording to make a variation of, at the model's own level and as long as
+                the recording: a sound file, or samples (n,) at the model's rate.
+            strength: of the variation, above 0 to 1: the share of `num_inference_steps` that is
+                taken, the last ones. Default 0.5; at 1 the recording is forgotten.
+            inpaint: start and end in seconds: only this span of `init_audio` is made anew, with a
+                default strength of 1, and at the recording's level. The rest stays as it is.
+            continue_audio: a recording, as `init_audio`, that stays as it is and goes on up to
+                `audio_length_in_s`.
             num_inference_steps: 1 to 1000. "dpm++" needs 20 to 25.
             guidance_scale: above 1, classifier-free guidance.
             negative_prompt: what to steer away from, instead of `unconditional`.
@@ -204,6 +217,16 @@ class AudioLDM2Pipeline:
         """
         seconds = self.config.trained_seconds if audio_length_in_s is None else audio_length_in_s
         length = ClipLength(seconds, self.config)
+        recording = Recording.take(
+            init_audio,
+            continue_audio,
+            strength=strength,
+            inpaint=inpaint,
+            seconds=audio_length_in_s,
+            rate=self.config.vocoder.sampling_rate,
+        )
+        if recording is not None:
+            length = ClipLength(recording.seconds, self.config)
         check_settings(
             steps=num_inference_steps,
             guidance_scale=guidance_scale,
@@ -233,7 +256,12 @@ class AudioLDM2Pipeline:
         demand = self.demand(length.seconds, clips, guidance_scale, variant)
         free = available(self.device)
         at_once = fit(demand, free)
-        timesteps = timesteps_of(sampler, num_inference_steps, self.config.schedule)
+        timesteps = timesteps_of(
+            sampler,
+            num_inference_steps,
+            self.config.schedule,
+            1.0 if recording is None else recording.strength,
+        )
 
         def finish(group: slice) -> Tensor:
             """Denoise some of the clips, with the noise and the sampled keys of all of them."""
@@ -249,6 +277,7 @@ class AudioLDM2Pipeline:
                 guidance_scale=guidance_scale,
                 eta=eta,
                 noise=noise.part(group),
+                known=known,
                 evaluate=self._evaluate,
             )
             for step, current in enumerate(steps):
@@ -265,12 +294,18 @@ class AudioLDM2Pipeline:
                 negative = negative_given or self.text.negative(negatives, condition, unconditional)
                 negative = repeat_condition(negative, num_waveforms_per_prompt)
             everywhere = repeat_condition(condition, num_waveforms_per_prompt)
+            known = None
+            if recording is not None:
+                with self.at_work(self.vae):
+                    known = recording.encode(self.vae, self.config.vocoder, start.shape[2])
             with self.at_work(self.unet):
                 latents = torch.cat(in_groups(clips, at_once, finish))
             check_finite("latents after the last step", latents)
             if output_type == "latent":
                 return AudioOutput(latents, self.config.vocoder.sampling_rate)
             audios, scores = self.decode(latents, length.samples), None
+            if recording is not None and recording.stays:
+                audios = torch.cat(list(recording.restore([audios])), dim=1)
             if prompts and num_waveforms_per_prompt > 1:
                 audios, scores = self.text.rank(prompts, audios, self.config.vocoder.sampling_rate)
         return AudioOutput(

@@ -2,7 +2,8 @@
 
 Samplers are generators: they yield the latents after every step, so the caller owns progress,
 previews and cancelling. They see the denoiser as a callable `predict(latents, step) -> noise`, in
-float32.
+float32, and what must stay as it is as a callable `hold(latents, step) -> latents`, which puts it
+back after every step.
 """
 
 import math
@@ -18,6 +19,7 @@ from torch import Tensor
 from audiolitefocus.config import ScheduleConfig
 
 Predict = Callable[[Tensor, int], Tensor]
+Hold = Callable[[Tensor, int], Tensor]
 
 
 def alphas_cumprod(config: ScheduleConfig) -> list[float]:
@@ -54,6 +56,27 @@ def dpm_timesteps(steps: int, train_steps: int = 1000) -> list[int]:
     return spaced.flip(0)[:-1].tolist()
 
 
+def steps_from(strength: float, steps: int) -> int:
+    """How many of the sampler's last steps a clip takes that starts from a recording: counted as
+    diffusers does, rounded down. Raises ValueError if that is none.
+    """
+    taken = int(steps * strength)
+    if taken < 1:
+        raise ValueError(f"strength {strength:g} of {steps} steps is not one whole step")
+    return taken
+
+
+def add_noise(clean: Tensor, noise: Tensor, alpha: float) -> Tensor:
+    """Latents of which the share `alpha` (of `alphas_cumprod`) is left (Ho et al. 2020,
+    equation 4).
+    """
+    return math.sqrt(alpha) * clean + math.sqrt(1 - alpha) * noise
+
+
+def hold_nothing(latents: Tensor, step: int) -> Tensor:
+    return latents
+
+
 def ddim(
     predict: Predict,
     latents: Tensor,
@@ -62,6 +85,7 @@ def ddim(
     *,
     eta: float,
     noise: Callable[[], Tensor],
+    hold: Hold = hold_nothing,
 ) -> Iterator[Tensor]:
     """Denoising diffusion implicit models (Song et al. 2021, equations 12 and 16).
 
@@ -72,6 +96,7 @@ def ddim(
         alphas: `alphas_cumprod`. The last step goes to alphas[0], as in training, not to 1.
         eta: 0 deterministic, 1 as much fresh noise as DDPM.
         noise: fresh Gaussian noise of the latents' shape; not called when eta is 0.
+        hold: given the latents after step i of `timesteps`.
     """
     ends = [alphas[t] for t in timesteps] + [alphas[0]]
     for step, (alpha, alpha_next) in enumerate(pairwise(ends)):
@@ -81,11 +106,17 @@ def ddim(
         latents = math.sqrt(alpha_next) * clean + math.sqrt(1 - alpha_next - sigma**2) * epsilon
         if eta > 0:
             latents = latents + sigma * noise()
+        latents = hold(latents, step)
         yield latents
 
 
 def dpm_solver(
-    predict: Predict, latents: Tensor, timesteps: Sequence[int], alphas: Sequence[float]
+    predict: Predict,
+    latents: Tensor,
+    timesteps: Sequence[int],
+    alphas: Sequence[float],
+    *,
+    hold: Hold = hold_nothing,
 ) -> Iterator[Tensor]:
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2, midpoint): first order at both ends, second
     order between.
@@ -99,7 +130,7 @@ def dpm_solver(
     for step, (now, after) in enumerate(pairwise([*(alphas[t] for t in timesteps), 1.0])):
         clean = (latents - math.sqrt(1 - now) * predict(latents, step)) / math.sqrt(now)
         if after == 1.0:
-            yield clean
+            yield hold(clean, step)
             return
         h = _half_log_snr(after) - _half_log_snr(now)
         direction = clean
@@ -110,6 +141,7 @@ def dpm_solver(
             - math.sqrt(after) * math.expm1(-h) * direction
         )
         previous, log_step = clean, h
+        latents = hold(latents, step)
         yield latents
 
 
