@@ -6,6 +6,7 @@ Text is read in float32 whatever the denoiser's dtype: it runs once a prompt.
 
 import os
 import warnings
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,10 @@ class TextEncoder:
             self._tokenizers[name] = load_tokenizer(self.folder, name)
         return self._tokenizers[name]
 
+    @cached_property
+    def feature_extractor(self):
+        return load_feature_extractor(self.folder)
+
     def encode(
         self, prompts: list[str], *, pad_together: bool = False, t5_length: int | None = None
     ) -> Condition:
@@ -107,10 +112,7 @@ class TextEncoder:
         return self._encode(prompts, t5_length)
 
     def _encode(self, prompts: list[str], t5_length: int | None) -> Condition:
-        ids, mask = self._tokens("clap", prompts, "max_length", self.limits.clap_max_tokens)
-        with self.at_work(self.clap):
-            clap = self.clap.get_text_features(ids, attention_mask=mask)
-        clap = getattr(clap, "pooler_output", clap)[:, None]
+        clap = self.embed_text(prompts)[:, None]
         padding = "longest" if t5_length is None else "max_length"
         ids, mask = self._tokens("t5", prompts, padding, t5_length or self.limits.t5_max_tokens)
         with self.at_work(self.t5):
@@ -179,21 +181,25 @@ class TextEncoder:
     def similarity(self, prompts: list[str], waveforms: Tensor, rate: int) -> Tensor:
         """CLAP's cosine similarity between prompt i and waveform i: (b,).
 
-        CLAP hears 10 s at 48 kHz: longer clips are heard in windows whose embeddings are averaged.
+        CLAP hears 10 s at 48 kHz: longer clips are heard in windows, whose embeddings are averaged
+        with their lengths as weights.
 
         Args:
             waveforms: (b, samples) at `rate`.
         """
+        audio = torch.stack([self.embed_audio(waveform, rate) for waveform in waveforms])
+        return (self.embed_text(prompts) * audio).sum(-1)
+
+    def embed_text(self, prompts: list[str]) -> Tensor:
+        """CLAP's text embeddings (b, 512), unit length."""
         ids, mask = self._tokens("clap", prompts, "max_length", self.limits.clap_max_tokens)
         with self.at_work(self.clap):
             text = self.clap.get_text_features(ids, attention_mask=mask)
-            audio = torch.stack([self.embed_audio(waveform, rate) for waveform in waveforms])
-        text = F.normalize(getattr(text, "pooler_output", text), dim=-1)
-        return (text * audio).sum(-1)
+        return F.normalize(getattr(text, "pooler_output", text), dim=-1)
 
     def embed_audio(self, waveform: Tensor, rate: int) -> Tensor:
         """(samples,) at `rate` -> CLAP's audio embedding, unit length."""
-        extractor = load_feature_extractor(self.folder)
+        extractor = self.feature_extractor
         heard = resample(waveform.float().cpu(), rate, extractor.sampling_rate)
         embeddings = []
         with self.at_work(self.clap):
@@ -210,8 +216,9 @@ class TextEncoder:
                     input_features=features["input_features"].to(self.device, torch.float32),
                     is_longer=features["is_longer"].to(self.device),
                 )
-                embeddings.append(F.normalize(getattr(audio, "pooler_output", audio), dim=-1))
-        return F.normalize(torch.cat(embeddings).mean(0), dim=-1)
+                unit = F.normalize(getattr(audio, "pooler_output", audio), dim=-1)
+                embeddings.append(len(window) * unit)
+        return F.normalize(torch.cat(embeddings).sum(0), dim=-1)
 
 
 def _cut_message(name: str, limit: int, prompt: str, rest: str) -> str:

@@ -87,6 +87,19 @@ def test_a_long_clip_is_heard_in_windows(pipe):
     assert embedding.norm().item() == pytest.approx(1, abs=1e-5)
 
 
+def test_windows_count_by_their_length(pipe):
+    """The last 0.24 s of AudioLDM2's 10.24 s are a window of their own."""
+    waveform = torch.randn(163840, generator=torch.Generator().manual_seed(0))
+    waveform[160000:] = torch.sin(torch.arange(3840) * 0.1)
+    first, last, whole = (
+        pipe.text.embed_audio(part, 16000)
+        for part in (waveform[:160000], waveform[160000:], waveform)
+    )
+    weighted = torch.nn.functional.normalize(10 * first + 0.24 * last, dim=-1)
+    # The resampling filter reaches across the cut.
+    torch.testing.assert_close(whole, weighted, rtol=0, atol=2e-3)
+
+
 def test_auto_attention_is_dense_up_to_the_trained_length(pipe):
     assert pipe.choose_attention("auto", pipe.config.trained_seconds) == "dense"
     longer = pipe.choose_attention("auto", 2 * pipe.config.trained_seconds)
