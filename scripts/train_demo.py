@@ -9,10 +9,11 @@ writes to its own folder: checkpoint.pt, curve.csv and what the next stages need
 import argparse
 from pathlib import Path
 
+from train_classifier import train_classifier
 from train_vae import train_vae
 from training import Run
 
-STAGES = {"vae": train_vae}
+STAGES = {"vae": train_vae, "classifier": train_classifier}
 
 
 def parse() -> argparse.Namespace:
