@@ -87,15 +87,20 @@ def parse_span(text: str) -> tuple[float, float]:
 
 
 def parse_attention(text: str) -> str | LiteFocus:
-    """ "auto", "dense", "tome", "litefocus" (ratio 0.1) or "litefocus:RATIO"."""
-    name, _, ratio = str(text).partition(":")
-    if name == "litefocus":
+    """ "auto", "dense", "tome", "litefocus" (ratio 0.1), "litefocus:RATIO", where 0 is the query's
+    own frequency row alone, or "cross-frequency:RATIO", sampled keys alone.
+    """
+    name, colon, ratio = str(text).partition(":")
+    if name == "litefocus" or (name == "cross-frequency" and colon):
+        own_row = name == "litefocus"
         try:
-            return LiteFocus(sparse_ratio=float(ratio)) if ratio else LiteFocus()
+            share = float(ratio) if colon else 0.1
+            return LiteFocus(same_frequency=own_row, sparse_ratio=share)
         except ValueError as error:
             raise ValueError(f"attention {text!r}: {error}") from None
     if text not in ("auto", "dense", "tome"):
         raise ValueError(
-            f"attention {text!r}: must be auto, dense, tome, litefocus or litefocus:RATIO"
+            f"attention {text!r}: must be auto, dense, tome, litefocus, litefocus:RATIO or "
+            f"cross-frequency:RATIO"
         )
     return text

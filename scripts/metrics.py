@@ -5,7 +5,7 @@ AudioLDM papers report them.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -96,6 +96,48 @@ def bootstrap(
     tail = (1 - share) / 2
     low, high = np.quantile(drawn, (tail, 1 - tail)) - np.mean(drawn)
     return Estimate(float(value), float(value + low), float(value + high))
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What networks heard in a set of clips.
+
+    Attributes:
+        embedded, reference: embeddings of the clips and of what they are compared with, (n, d) and
+            (m, d).
+        paired: whether clip i belongs to reference i; then both are resampled together.
+        of_clips: by name, a figure of each clip (n,), whose mean counts.
+    """
+
+    embedded: np.ndarray
+    reference: np.ndarray
+    paired: bool
+    of_clips: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def estimates(self, **options) -> dict[str, Estimate]:
+        """ "fad", and the means of `of_clips`. Options as in `bootstrap`."""
+        return {"fad": self._distance(**options)} | {
+            name: mean_estimate(values, **options) for name, values in self.of_clips.items()
+        }
+
+    def over(self, other: "Heard", **options) -> dict[str, Estimate]:
+        """The same less the other's, for two sets of clips that answer the same references."""
+        x, y, reference = self.embedded, other.embedded, self.reference
+        distance = bootstrap(
+            lambda i: frechet_distance(x[i], reference[i]) - frechet_distance(y[i], reference[i]),
+            len(x),
+            **options,
+        )
+        return {"fad": distance} | {
+            name: mean_estimate(values - other.of_clips[name], **options)
+            for name, values in self.of_clips.items()
+        }
+
+    def _distance(self, **options) -> Estimate:
+        x, y = self.embedded, self.reference
+        if self.paired:
+            return bootstrap(lambda i: frechet_distance(x[i], y[i]), len(x), **options)
+        return bootstrap(lambda i, j: frechet_distance(x[i], y[j]), len(x), len(y), **options)
 
 
 def mean_estimate(values: np.ndarray, **options) -> Estimate:
