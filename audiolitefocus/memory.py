@@ -13,8 +13,10 @@ import torch
 
 from audiolitefocus.audio import ClipLength
 from audiolitefocus.checkpoint import open_safetensors
-from audiolitefocus.config import BundleConfig, UNetConfig
-from audiolitefocus.decoding import WHOLE_FRAMES
+from audiolitefocus.config import BundleConfig, UNetConfig, VAEConfig, VocoderConfig
+from audiolitefocus.devices import available
+from audiolitefocus.vocoder import CHUNK_FRAMES
+from audiolitefocus.windows import WINDOW_FRAMES, reach
 
 # Bytes for each byte counted, and besides. Measured on two x86 cores with PyTorch 2.13 and networks
 # of audioldm2's size in float32: the denoiser took 123, 218, 344 and 632 MB for 10.24, 20.48, 40.96
@@ -90,9 +92,18 @@ class Demand:
         return batch * size * self.itemsize * FACTOR + WORKSPACE
 
     def _decoding(self) -> float:
-        length = ClipLength(self.seconds, self.config)
-        frames = min(length.latent_frames, WHOLE_FRAMES)  # of longer ones, windows
-        return decoder_elements(self.config, frames) * FLOAT32 * FACTOR + WORKSPACE
+        """Of one clip, in windows if it is long, and the waveforms of all."""
+        length, vae = ClipLength(self.seconds, self.config), self.config.vae
+        frames = min(length.latent_frames, WINDOW_FRAMES + 2 * reach(vae))
+        mel_frames = length.latent_frames * vae.downsampling
+        size = max(
+            autoencoder_elements(vae, frames, length.latent_rows),
+            vocoder_elements(self.config.vocoder, min(mel_frames, CHUNK_FRAMES)),
+        )
+        tokens = length.latent_frames * length.latent_rows
+        held = tokens * vae.channels[-1] if self.device.type != "cpu" else 0  # to attend to
+        held += 2 * self.clips * length.samples
+        return (size * FACTOR + held) * FLOAT32 + WORKSPACE
 
 
 def denoiser_elements(config: UNetConfig, frames: int, rows: int) -> int:
@@ -114,17 +125,31 @@ def denoiser_elements(config: UNetConfig, frames: int, rows: int) -> int:
     return worst
 
 
-def decoder_elements(config: BundleConfig, frames: int) -> int:
-    """The same for the decoder of one clip, or for the vocoder if that needs more."""
-    vae, vocoder = config.vae, config.vocoder
-    mel_frames = frames * vae.downsampling
-    inputs = vae.channels[min(1, len(vae.channels) - 1)]  # of the level at full resolution
-    decoding = mel_frames * vocoder.mel_bins * (2 * inputs + 2 * vae.channels[0])
+def autoencoder_elements(config: VAEConfig, frames: int, rows: int) -> int:
+    """The same for encoding or decoding, at full resolution: two maps of the level's input and two
+    of its own.
+    """
+    inputs = config.channels[min(1, len(config.channels) - 1)]
+    pixels = frames * rows * config.downsampling**2
+    return pixels * (2 * inputs + 2 * config.channels[0])
+
+
+def vocoder_elements(config: VocoderConfig, mel_frames: int) -> int:
+    """The same for the vocoder: six maps of its widest level."""
     rate, widest = 1, 0
-    for level, up in enumerate(vocoder.upsample_rates, 1):
+    for level, up in enumerate(config.upsample_rates, 1):
         rate *= up
-        widest = max(widest, rate * vocoder.initial_channels // 2**level)
-    return max(decoding, 6 * mel_frames * widest)
+        widest = max(widest, rate * config.initial_channels // 2**level)
+    return 6 * mel_frames * widest
+
+
+def fits_whole(config: VAEConfig, frames: int, rows: int, device: torch.device) -> bool:
+    """Whether a clip can be decoded or encoded at once in half of the memory that is free; one that
+    is no longer than a window always is.
+    """
+    free = available(device)
+    size = autoencoder_elements(config, frames, rows) * FLOAT32 * FACTOR + WORKSPACE
+    return frames <= WINDOW_FRAMES or free is None or size < free / 2
 
 
 def numbers_in(path: Path) -> int:

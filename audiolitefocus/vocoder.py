@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from audiolitefocus.config import VocoderConfig
 
+CHUNK_FRAMES = 2048  # mel frames of a long clip that are vocoded at a time: 20.48 s
+
 
 class ResidualBlock(nn.Module):
     """Dilated and plain convolutions in pairs, each pair with a shortcut."""
