@@ -6,8 +6,7 @@ python scripts/evaluate.py --reference demo-world --clips 200 --seconds 2.56 10.
     --attention dense litefocus tome --steps 10 --sampler dpm++ --out quality
 python scripts/evaluate.py --reference test.csv --sounds made --out quality
 
-Clips, what was heard in them, and finished cells are kept: the same command goes on where it was
-cut off.
+Clips, and what was heard in them, are kept: the same command goes on where it was cut off.
 """
 
 import argparse
@@ -48,7 +47,8 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--resamples", type=int, default=1000, help="of the bootstrap")
     add("--device", default="auto")
     add("--dtype", default="auto")
-    add("--out", type=Path, required=True, help="folder for clips and results")
+    add("--out", type=Path, required=True, help="folder for clips and all else")
+    add("--results", type=Path, help="JSON file; default: results.json in that folder")
     return parser.parse_args(arguments)
 
 
@@ -76,7 +76,7 @@ def run(chosen: argparse.Namespace) -> list[Cell]:
     """All cells, old and new, after the new ones have been evaluated."""
     check(chosen)
     evaluation = Evaluation(chosen)
-    results = Results(chosen.out / "results.json", evaluation.about())
+    results = Results(chosen.results or chosen.out / "results.json", evaluation.about())
     if chosen.sounds is not None:
         results.add(evaluation.cell_of(chosen.sounds, (chosen.seconds or [None])[0]))
     else:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from audiolitefocus.atomic import atomic_file
 from audiolitefocus.batch import Job
+from audiolitefocus.checkpoint import check_sha256
 from audiolitefocus.jobs import Clip, slug
 from audiolitefocus.pipeline import AudioLDM2Pipeline
 from audiolitefocus.ranks import Ranks
@@ -39,6 +40,8 @@ class Evaluation:
             chosen.model, device=chosen.device, dtype=chosen.dtype
         )
         device, own = self.pipe.device, self.pipe.folder / "classifier"
+        if own.is_dir():
+            check_sha256(own / "model.safetensors", self.pipe.config)
         classifier = chosen.classifier or (str(own) if own.is_dir() else None)
         self.classifier = Network(classifier, "classifier", device) if classifier else None
         self.clap = Clap(self.pipe)

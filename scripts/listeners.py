@@ -72,11 +72,14 @@ class Network:
         }[task]
         self.task, self.device = task, device
         try:
-            self.extractor = transformers.AutoFeatureExtractor.from_pretrained(source)
-            self.model = kind.from_pretrained(source, dtype=torch.float32).eval().to(device)
+            self.extractor = transformers.AutoFeatureExtractor.from_pretrained(
+                source, trust_remote_code=False
+            )
+            model = kind.from_pretrained(source, dtype=torch.float32, trust_remote_code=False)
         except Exception as error:  # transformers raises many kinds, in many lines
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(f"{task} {source!r} cannot be loaded: {reason}") from None
+        self.model = model.eval().to(device)
         self.rate = self.extractor.sampling_rate
         self.name = f"{task}-{identity(source, self.model)}"
 

@@ -91,34 +91,40 @@ class Results:
 
 
 def markdown(cells: list[Cell]) -> str:
-    """A table for each metric, a line for each length, a column for each attention; and how each
-    differs from dense attention where the interval of the difference does not hold zero.
+    """A table for each metric: a line for each attention, a column for each length. A difference
+    from dense attention is told where its interval does not hold zero, and the number of clips
+    where it is not that of the whole column.
     """
-    names = list(dict.fromkeys(cell.attention for cell in cells))
     by_key = {cell.key: cell for cell in cells}
+    lengths = {}  # of clips, and how many clips at most
+    for cell in cells:
+        lengths[cell.seconds] = max(lengths.get(cell.seconds, 0), cell.clips)
+    heads = [
+        f"{count} clips" + ("" if seconds is None else f" of {seconds:g} s")
+        for seconds, count in lengths.items()
+    ]
     tables = []
     for metric, title in METRICS.items():
-        lines = [f"| {title} | clips | {' | '.join(names)} |", "|---:|---:|" + "---|" * len(names)]
-        for seconds in dict.fromkeys(cell.seconds for cell in cells):
-            row = [by_key.get((name, seconds)) for name in names]
-            clips = "/".join(str(n) for n in dict.fromkeys(c.clips for c in row if c))
-            length = "-" if seconds is None else f"{seconds:g} s"
-            lines.append(
-                f"| {length} | {clips} | {' | '.join(_entry(cell, metric) for cell in row)} |"
-            )
+        lines = [f"| {title} | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
+        for name in dict.fromkeys(cell.attention for cell in cells):
+            row = [
+                _entry(by_key.get((name, seconds)), metric, count)
+                for seconds, count in lengths.items()
+            ]
+            lines.append(f"| {name} | {' | '.join(row)} |")
         tables.append("\n".join(lines))
     return "\n\n".join(tables)
 
 
-def _entry(cell: Cell | None, metric: str) -> str:
+def _entry(cell: Cell | None, metric: str, clips: int) -> str:
     if cell is None or getattr(cell, metric) is None:
         return "-"
     text = str(getattr(cell, metric))
     if cell.over_dense and metric in cell.over_dense:
         difference = cell.over_dense[metric]
         if difference.low > 0 or difference.high < 0:
-            text += f", {difference.value:+.2g} on dense"
-    return text
+            text += f", {difference.value:+.2g}"
+    return text if cell.clips == clips else f"{text}, {cell.clips} clips"
 
 
 def plot(cells: list[Cell], picture: Path) -> None:

@@ -179,7 +179,7 @@ def test_a_grid_from_prompts_goes_on_where_it_stopped(classifier, tmp_path, monk
         sounds.draw(sounds.HELD_OUT + i).caption for i in range(3)
     ]
     assert np.mean([float(row["kl"]) for row in rows]) == pytest.approx(dense.kl.value, abs=1e-4)
-    assert f"| 0.32 s | 3 | {dense.fad} |" in markdown(cells)
+    assert f"| FAD | 3 clips of 0.32 s |\n|---|---|\n| dense | {dense.fad} |" in markdown(cells)
 
 
 def test_results_with_other_settings_are_not_mixed(classifier, tmp_path):
@@ -213,7 +213,7 @@ def test_the_script_itself(classifier, tmp_path):
     command = [sys.executable, evaluate.__file__, "--reference", clean, "--sounds", clean, *QUICK]
     command += ["--out", tmp_path / "out", "--classifier", classifier]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path)
-    assert "| FAD | clips | given |" in done.stdout
+    assert "| FAD | 3 clips |" in done.stdout
     assert json.loads(done.stdout.splitlines()[-1])[0]["clips"] == 3
     command[2:4] = ["--reference", tmp_path / "nowhere"]
     failed = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
