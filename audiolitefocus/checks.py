@@ -1,5 +1,7 @@
 """What a call of the pipeline may be asked: every argument is checked before any work starts."""
 
+from dataclasses import dataclass
+
 from torch import Tensor
 
 from audiolitefocus.condition import Condition
@@ -76,7 +78,7 @@ def check_embeds(
     """A condition from the caller's embeddings, or None if there are none."""
     if t5 is None and loa is None and mask is None:
         return None
-    if t5 is None or loa is None or len(t5) != len(loa):
+    if t5 is None or loa is None or not 0 < len(t5) == len(loa):
         raise ValueError(
             "give both T5's prompt_embeds and GPT-2's generated_prompt_embeds, one entry a prompt"
         )
@@ -94,25 +96,30 @@ def check_embeds(
     return Condition(loa=loa, t5=t5, t5_mask=mask)
 
 
-def check_sides(
-    prompts: list[str] | None,
-    given: Condition | None,
-    negatives: list[str] | None,
-    negative_given: Condition | None,
-) -> None:
-    """Raises ValueError unless each side is text or embeddings, and they fit."""
-    sizes = [
-        len(side) for side in (prompts, None if given is None else given.loa) if side is not None
-    ]
-    if len(sizes) != 1:
-        raise ValueError("give either prompt, or prompt_embeds with generated_prompt_embeds")
-    if negatives is not None and negative_given is not None:
-        raise ValueError("give either negative_prompt or negative_prompt_embeds")
-    for other in (negatives, None if negative_given is None else negative_given.loa):
-        if other is not None and len(other) != sizes[0]:
-            raise ValueError(
-                f"{len(other)} negative prompts for {sizes[0]} prompts: give one for each"
-            )
+@dataclass(frozen=True)
+class Prompts:
+    """What clips shall be and what not, each as texts or as embeddings. Raises ValueError unless
+    there is one of both, and as many of the second as of the first.
+    """
+
+    texts: list[str] | None
+    given: Condition | None
+    negatives: list[str] | None
+    negative_given: Condition | None
+
+    def __post_init__(self):
+        if (self.texts is None) == (self.given is None):
+            raise ValueError("give either prompt, or prompt_embeds with generated_prompt_embeds")
+        if self.negatives is not None and self.negative_given is not None:
+            raise ValueError("give either negative_prompt or negative_prompt_embeds")
+        for others in (self.negatives, self.negative_given):
+            if others is not None and len(others) != len(self):
+                raise ValueError(
+                    f"{len(others)} negative prompts for {len(self)} prompts: give one for each"
+                )
+
+    def __len__(self) -> int:
+        return len(self.texts or self.given or ())
 
 
 def check_finite(name: str, tensor: Tensor) -> None:

@@ -21,6 +21,10 @@ class Condition:
     t5: Tensor | None = None
     t5_mask: Tensor | None = None
 
+    def __len__(self) -> int:
+        """Entries of the batch."""
+        return len(self.loa)
+
     def part(self, clips: slice) -> "Condition":
         """Some entries of the batch."""
         t5, mask = (None if x is None else x[clips] for x in (self.t5, self.t5_mask))

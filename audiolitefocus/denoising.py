@@ -27,6 +27,31 @@ def timesteps_of(
     return choose(steps, schedule.train_steps)[-sampling.steps_from(strength, steps) :]
 
 
+@dataclass
+class Sampling:
+    """How clips are denoised. Raises ValueError for less than one step.
+
+    Attributes:
+        schedule: of the noise, in training.
+        sampler: "ddim" or "dpm++".
+        steps: of the way from noise to data; `strength`, in (0, 1], is the share that is taken, its
+            end. Below 1 it begins with the latents of a recording.
+        guidance_scale: of classifier-free guidance.
+        eta: fresh noise in "ddim".
+        timesteps: that are visited.
+    """
+
+    schedule: ScheduleConfig
+    sampler: str = "ddim"
+    steps: int = 200
+    strength: float = 1.0
+    guidance_scale: float = 3.5
+    eta: float = 1.0
+
+    def __post_init__(self):
+        self.timesteps = timesteps_of(self.sampler, self.steps, self.schedule, self.strength)
+
+
 def initial_latents(
     given: Tensor | None, noise: sampling.ClipNoise, clips: int, length: ClipLength, channels: int
 ) -> Tensor:
@@ -52,19 +77,13 @@ class Known:
     Attributes:
         latents: (1, 8, t, 16), clean.
         changed: (t,) bool, frames that are made anew; the others are put back after every step.
-        strength: in (0, 1]; below 1, denoising starts from these latents instead of noise alone.
     """
 
     latents: Tensor
     changed: Tensor
-    strength: float
 
     def to(self, device: torch.device) -> "Known":
-        return Known(self.latents.to(device), self.changed.to(device), self.strength)
-
-    def start(self, noise: Tensor, alpha: float) -> Tensor:
-        """Where denoising begins, `alpha` being the share of signal there."""
-        return noise if self.strength == 1 else sampling.add_noise(self.latents, noise, alpha)
+        return Known(self.latents.to(device), self.changed.to(device))
 
     def hold(self, noise: Tensor, reached: Sequence[float]) -> sampling.Hold:
         """What puts frames back: with the initial noise, as much as is left after a step, which
@@ -82,16 +101,12 @@ class Known:
 
 def denoise(
     unet: UNet,
-    latents: Tensor,
+    noise: Tensor,
     condition: Condition,
-    negative: Condition | None = None,
+    negative: Condition | None,
+    way: Sampling,
     *,
-    timesteps: Sequence[int],
-    schedule: ScheduleConfig,
-    sampler: str = "ddim",
-    guidance_scale: float = 3.5,
-    eta: float = 1.0,
-    noise: sampling.ClipNoise | None = None,
+    fresh: sampling.ClipNoise | None = None,
     known: Known | None = None,
     evaluate: Callable[[Tensor, Signals], Tensor] | None = None,
 ) -> Iterator[Tensor]:
@@ -99,40 +114,40 @@ def denoise(
 
     Args:
         unet: whose `use_attention` has been called.
-        latents: Gaussian noise (clips, 8, t, 16).
+        noise: Gaussian (clips, 8, t, 16).
         condition, negative: one entry a clip; without `negative` there is no guidance.
-        timesteps: from `timesteps_of`, of the same sampler and `known.strength`.
-        noise: fresh noise for "ddim" with eta above 0.
+        fresh: noise for "ddim" with eta above 0.
         known: latents of a recording to start from, or to keep in part.
         evaluate: `unet.denoise`, or a compiled form of it.
     """
     evaluate, device = evaluate or unet.denoise, unet.conv_in.weight.device
     both = condition if negative is None else stack_conditions([negative, condition])
     keys_values, mask = unet.keys_values(both)
-    biases = unet.time_biases(torch.tensor(timesteps))
+    biases = unet.time_biases(torch.tensor(way.timesteps))
 
     def predict(latents: Tensor, step: int) -> Tensor:
         batch = latents if negative is None else torch.cat([latents, latents])
         time = [bias[step : step + 1] for bias in biases]
         epsilon = evaluate(batch, Signals(time, keys_values, mask, unet.draw(latents)))
-        return epsilon if negative is None else sampling.guide(epsilon, guidance_scale)
+        return epsilon if negative is None else sampling.guide(epsilon, way.guidance_scale)
 
-    latents, alphas = latents.to(device, torch.float32), sampling.alphas_cumprod(schedule)
+    latents, alphas = noise.to(device, torch.float32), sampling.alphas_cumprod(way.schedule)
     hold: sampling.Hold = sampling.hold_nothing
     if known is not None:
-        known, levels = known.to(device), [alphas[t] for t in timesteps]
+        known, levels = known.to(device), [alphas[t] for t in way.timesteps]
         hold = known.hold(latents, [*levels[1:], 1.0])
-        latents = known.start(latents, levels[0])
-    if sampler == "dpm++":
-        yield from sampling.dpm_solver(predict, latents, timesteps, alphas, hold=hold)
+        if way.strength < 1:
+            latents = sampling.add_noise(known.latents, latents, levels[0])
+    if way.sampler == "dpm++":
+        yield from sampling.dpm_solver(predict, latents, way.timesteps, alphas, hold=hold)
     else:
-        source, shape = noise or sampling.ClipNoise(None, len(latents)), latents.shape[1:]
+        source, shape = fresh or sampling.ClipNoise(None, len(latents)), latents.shape[1:]
         yield from sampling.ddim(
             predict,
             latents,
-            timesteps,
+            way.timesteps,
             alphas,
-            eta=eta,
+            eta=way.eta,
             noise=lambda: source.fresh(shape).to(device),
             hold=hold,
         )

@@ -16,19 +16,19 @@ from audiolitefocus.audio import ClipLength
 from audiolitefocus.checkpoint import check_sha256, load_component, load_config
 from audiolitefocus.checks import (
     OUTPUT_TYPES,
+    Prompts,
     check_choice,
     check_embeds,
     check_finite,
     check_number,
     check_settings,
-    check_sides,
     check_texts,
 )
 from audiolitefocus.condition import Condition, repeat_condition
 from audiolitefocus.conditioning import TextEncoder
 from audiolitefocus.config import BundleConfig
 from audiolitefocus.decoding import decode_blocks
-from audiolitefocus.denoising import denoise, initial_latents, timesteps_of
+from audiolitefocus.denoising import Sampling, denoise, initial_latents
 from audiolitefocus.devices import Workplace, available, explained, in_groups
 from audiolitefocus.loading import choose_device, choose_dtype, locate
 from audiolitefocus.memory import Demand, fit, numbers_in, shortage
@@ -178,8 +178,8 @@ class AudioLDM2Pipeline:
 
         Args:
             prompt: one text, or one for each clip; or give embeddings instead.
-            audio_length_in_s: clip length; default the trained one. The waveform has exactly this
-                length.
+            audio_length_in_s: clip length; default the trained one, or that of `init_audio`. The
+                waveform has exactly this length.
             init_audio: a recording to make a variation of, at the model's own level and as long as
                 the recording: a sound file, or samples (n,) at the model's rate.
             strength: of the variation, above 0 to 1: the share of `num_inference_steps` that is
@@ -215,8 +215,6 @@ class AudioLDM2Pipeline:
             ValueError: an argument that makes no sense, before any work; or latents that are not
                 finite.
         """
-        seconds = self.config.trained_seconds if audio_length_in_s is None else audio_length_in_s
-        length = ClipLength(seconds, self.config)
         recording = Recording.take(
             init_audio,
             continue_audio,
@@ -225,8 +223,9 @@ class AudioLDM2Pipeline:
             seconds=audio_length_in_s,
             rate=self.config.vocoder.sampling_rate,
         )
-        if recording is not None:
-            length = ClipLength(recording.seconds, self.config)
+        trained = self.config.trained_seconds
+        seconds = trained if audio_length_in_s is None else audio_length_in_s
+        length = ClipLength(seconds if recording is None else recording.seconds, self.config)
         check_settings(
             steps=num_inference_steps,
             guidance_scale=guidance_scale,
@@ -238,29 +237,29 @@ class AudioLDM2Pipeline:
         )
         check_choice("output_type", output_type, OUTPUT_TYPES)
         check_number("callback_steps", callback_steps, 1, math.inf)
-        prompts = check_texts("prompt", prompt, empty=False)
-        unet = self.config.unet
+        texts, unet = check_texts("prompt", prompt, empty=False), self.config.unet
         given = check_embeds(prompt_embeds, generated_prompt_embeds, attention_mask, unet)
-        batch = len(prompts or (given.loa if given else ()))
-        negatives = check_texts("negative_prompt", negative_prompt, empty=True, copies=batch)
         negative_given = check_embeds(
             negative_prompt_embeds, negative_generated_prompt_embeds, negative_attention_mask, unet
         )
-        check_sides(prompts, given, negatives, negative_given)
-        clips = batch * num_waveforms_per_prompt
+        count = len(texts or given or ())
+        negatives = check_texts("negative_prompt", negative_prompt, empty=True, copies=count)
+        prompts = Prompts(texts, given, negatives, negative_given)
+        clips = count * num_waveforms_per_prompt
         noise = ClipNoise(generator, clips)
-        channels = self.config.unet.in_channels
-        start = initial_latents(latents, noise, clips, length, channels)
+        start = initial_latents(latents, noise, clips, length, unet.in_channels)
         variant = self.choose_attention(attention, length.seconds)
         self.unet.use_attention(variant)
         demand = self.demand(length.seconds, clips, guidance_scale, variant)
         free = available(self.device)
         at_once = fit(demand, free)
-        timesteps = timesteps_of(
+        way = Sampling(
+            self.config.schedule,
             sampler,
             num_inference_steps,
-            self.config.schedule,
             1.0 if recording is None else recording.strength,
+            guidance_scale,
+            eta,
         )
 
         def finish(group: slice) -> Tensor:
@@ -269,31 +268,22 @@ class AudioLDM2Pipeline:
             steps = denoise(
                 self.unet,
                 start[group],
-                everywhere.part(group),
+                condition.part(group),
                 negative and negative.part(group),
-                timesteps=timesteps,
-                schedule=self.config.schedule,
-                sampler=sampler,
-                guidance_scale=guidance_scale,
-                eta=eta,
-                noise=noise.part(group),
+                way,
+                fresh=noise.part(group),
                 known=known,
                 evaluate=self._evaluate,
             )
             for step, current in enumerate(steps):
                 if callback is not None and step % callback_steps == 0:
-                    callback(step, timesteps[step], current)
+                    callback(step, way.timesteps[step], current)
             return current
 
         with explained(lambda: shortage(replace(demand, clips=at_once), free)):
-            condition = given or self.text.encode(
-                prompts or [], pad_together=unconditional == "empty_prompt"
+            condition, negative = self._conditions(
+                prompts, unconditional, guided=guidance_scale > 1, copies=num_waveforms_per_prompt
             )
-            negative = None
-            if guidance_scale > 1:
-                negative = negative_given or self.text.negative(negatives, condition, unconditional)
-                negative = repeat_condition(negative, num_waveforms_per_prompt)
-            everywhere = repeat_condition(condition, num_waveforms_per_prompt)
             known = None
             if recording is not None:
                 with self.at_work(self.vae):
@@ -306,13 +296,30 @@ class AudioLDM2Pipeline:
             audios, scores = self.decode(latents, length.samples), None
             if recording is not None and recording.stays:
                 audios = torch.cat(list(recording.restore([audios])), dim=1)
-            if prompts and num_waveforms_per_prompt > 1:
-                audios, scores = self.text.rank(prompts, audios, self.config.vocoder.sampling_rate)
+            if texts and num_waveforms_per_prompt > 1:
+                audios, scores = self.text.rank(texts, audios, self.config.vocoder.sampling_rate)
         return AudioOutput(
             audios.numpy() if output_type == "np" else audios,
             self.config.vocoder.sampling_rate,
             scores,
         )
+
+    def _conditions(
+        self, prompts: Prompts, unconditional: str, *, guided: bool, copies: int
+    ) -> tuple[Condition, Condition | None]:
+        """What the denoiser is told of every clip, `copies` of each prompt, and the other side of
+        the guidance.
+        """
+        condition = prompts.given or self.text.encode(
+            prompts.texts or [], pad_together=unconditional == "empty_prompt"
+        )
+        negative = None
+        if guided:
+            negative = prompts.negative_given or self.text.negative(
+                prompts.negatives, condition, unconditional
+            )
+            negative = repeat_condition(negative, copies)
+        return repeat_condition(condition, copies), negative
 
     def demand(
         self, seconds: float, clips: int, guidance_scale: float, attention: str | LiteFocus

@@ -16,7 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from audiolitefocus.audio import MAX_SECONDS, MIN_SECONDS, read_sound, seconds_of
+from audiolitefocus.audio import (
+    MAX_SECONDS,
+    MIN_SECONDS,
+    check_seconds,
+    read_sound,
+    seconds_of,
+)
 from audiolitefocus.checks import check_number
 from audiolitefocus.config import VocoderConfig
 from audiolitefocus.decoding import encode_mel
@@ -31,7 +37,7 @@ STRENGTH = 0.5  # of a variation, unless given
 PEAK = 0.5  # of what the autoencoder was trained on: the original makes every clip this loud
 SILENCE = 1e-3  # recordings with a lower peak have no level to go by
 FADE_SECONDS = 0.02  # from the recording into what is made anew, inside of the span
-MIRRORED_FRAMES = 24  # latent frames after the end, more than the convolutions see
+MIRRORED_FRAMES = 24  # latent frames (0.96 s), more than the encoder's convolutions see
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +98,8 @@ class Recording:
         return PEAK / peak if peak > SILENCE else 1.0
 
     def encode(self, vae: VAE, config: VocoderConfig, frames: int) -> Known:
-        """Its latents, `frames` of them. The recording goes on as its own mirror image, so that the
-        autoencoder sees no cliff; frames that lie beyond all that it sees are zero.
+        """Its latents, `frames` of them. The recording goes on as its own mirror image for about a
+        second, so that the autoencoder sees no cliff; what is left, to be made anew, is zero.
         """
         down, per_frame = vae.config.downsampling, vae.config.downsampling * config.hop_length
         heard = min(frames, math.ceil(len(self.waveform) / per_frame) + MIRRORED_FRAMES)
@@ -106,7 +112,7 @@ class Recording:
         start, stop = self.span
         changed = torch.zeros(frames, dtype=torch.bool)
         changed[start // per_frame : None if stop == self.samples else -(-stop // per_frame)] = True
-        return Known(F.pad(latents, (0, 0, 0, frames - heard)), changed, self.strength)
+        return Known(F.pad(latents, (0, 0, 0, frames - heard)), changed)
 
     def restore(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
         """Consecutive blocks (b, n) of clips -> the same with the recording in its place, into
@@ -153,6 +159,8 @@ def check_options(
     seconds: float | None,
 ) -> None:
     """Raise ValueError for options that make no sense, whatever the recording is."""
+    if seconds is not None:
+        check_seconds(seconds)
     if init_audio is not None and continue_audio is not None:
         raise ValueError("give either init_audio or continue_audio")
     if strength is not None:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from audiolitefocus.attention import LiteFocus
-from audiolitefocus.audio import check_seconds
 from audiolitefocus.checks import check_number, check_settings
 from audiolitefocus.recording import check_options, strength_of
 from audiolitefocus.sampling import steps_from
@@ -31,13 +30,11 @@ class Settings:
     attention: str = "auto"
 
     def __post_init__(self):
-        if self.duration is not None:
-            check_seconds(self.duration)
         check_number("seed", self.seed, 0, 2**63 - 1)
         if not isinstance(self.negative_prompt, (str, type(None))):
             raise ValueError(f"negative_prompt {self.negative_prompt!r}: must be a text")
-        parse_attention(self.attention)
         self._check_recording()
+        parse_attention(self.attention)
         check_settings(
             steps=self.steps,
             guidance_scale=self.guidance_scale,

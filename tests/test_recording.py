@@ -97,7 +97,7 @@ def test_silence_has_no_level():
 
 def test_nothing_changed_is_the_recordings_latents():
     clean, noise = torch.randn(2, 1, 8, 12, 4, generator=seeded())
-    known = Known(clean, torch.zeros(12, dtype=torch.bool), 1.0)
+    known = Known(clean, torch.zeros(12, dtype=torch.bool))
     put_back = known.hold(noise, [0.3, 1.0])
     assert torch.equal(put_back(noise * 7, 1), clean)
     torch.testing.assert_close(put_back(noise * 7, 0), 0.3**0.5 * clean + 0.7**0.5 * noise)
