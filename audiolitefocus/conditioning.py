@@ -187,8 +187,9 @@ class TextEncoder:
         Args:
             waveforms: (b, samples) at `rate`.
         """
-        audio = torch.stack([self.embed_audio(waveform, rate) for waveform in waveforms])
-        return (self.embed_text(prompts) * audio).sum(-1)
+        with self.at_work(self.clap):
+            audio = torch.stack([self.embed_audio(waveform, rate) for waveform in waveforms])
+            return (self.embed_text(prompts) * audio).sum(-1)
 
     def embed_text(self, prompts: list[str]) -> Tensor:
         """CLAP's text embeddings (b, 512), unit length."""
