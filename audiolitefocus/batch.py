@@ -222,7 +222,7 @@ class Job:
     def _save(self, clip: Clip, output: AudioOutput, on_clip) -> None:
         try:
             save_clip(self.pipe, clip, output)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # of decoding too
             self.report.failed[str(clip.path)] = _reason(error)
         else:
             self.report.made.append(str(clip.path))

@@ -10,7 +10,7 @@ from audiolitefocus.parsing import shown
 
 SAMPLERS = ("ddim", "dpm++")
 UNCONDITIONALS = ("trained", "empty_prompt")
-OUTPUT_TYPES = ("np", "pt", "latent")
+OUTPUT_TYPES = ("np", "pt", "latent", "blocks")
 
 
 def check_settings(

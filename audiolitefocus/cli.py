@@ -149,9 +149,12 @@ def _make_one(prompt: str, output: Path | None, settings, load, force: bool) -> 
         unit="step",
     ) as bar:
         (made,) = jobs.make_clips(
-            pipe, [clip], lambda step, timestep, latents: bar.update(len(latents))
+            pipe,
+            [clip],
+            lambda step, timestep, latents: bar.update(len(latents)),
+            lambda done, total: bar.set_postfix_str(f"decoding {done / total:.0%}"),
         )
-    jobs.save_clip(pipe, clip, made)
+        jobs.save_clip(pipe, clip, made)
     typer.echo(_line(clip, made))
 
 

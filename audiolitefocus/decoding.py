@@ -17,7 +17,11 @@ from audiolitefocus.vae import VAE
 from audiolitefocus.vocoder import CHUNK_FRAMES, HiFiGAN
 from audiolitefocus.windows import in_windows, reach
 
-OnWindow = Callable[[int, int], object]  # is told how many windows of how many are done
+OnWindow = Callable[[int, int], object]  # is told how many evaluations of how many are done
+
+
+def nothing(done: int, total: int) -> None:
+    """An `OnWindow` for callers who do not care."""
 
 
 def decode_mel(
@@ -25,7 +29,7 @@ def decode_mel(
     latents: Tensor,
     *,
     whole: bool | None = None,
-    on_window: OnWindow = lambda done, total: None,
+    on_window: OnWindow = nothing,
 ) -> Iterator[Tensor]:
     """Unscaled latents (b, 8, t, f) -> consecutive blocks (b, n, m) of log-mel, 4 t frames in
     all.
@@ -107,7 +111,11 @@ def vocode(vocoder: HiFiGAN, mel: Iterable[Tensor]) -> Iterator[Tensor]:
 
 @torch.inference_mode()
 def decode_blocks(
-    vae: VAE, vocoder: HiFiGAN, latents: Tensor, samples: int | None = None
+    vae: VAE,
+    vocoder: HiFiGAN,
+    latents: Tensor,
+    samples: int | None = None,
+    on_window: OnWindow = nothing,
 ) -> Iterator[Tensor]:
     """The denoiser's latents (b, 8, t, f) -> consecutive blocks (b, n) of the waveform, float32, on
     the CPU, `samples` in all.
@@ -115,7 +123,7 @@ def decode_blocks(
     device = next(vae.parameters()).device
     unscaled = latents.to(device, torch.float32) / vae.config.scale_factor
     left = math.inf if samples is None else samples
-    for block in vocode(vocoder, decode_mel(vae, unscaled)):
+    for block in vocode(vocoder, decode_mel(vae, unscaled, on_window=on_window)):
         block = block[:, : int(min(left, block.shape[1]))]
         left -= block.shape[1]
         if block.shape[1]:

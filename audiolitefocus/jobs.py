@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import soundfile
 import torch
 
 from audiolitefocus import __version__
@@ -16,6 +17,7 @@ from audiolitefocus.atomic import atomic_file
 from audiolitefocus.audio import check_sound_path, sound_length, write_sound
 from audiolitefocus.checkpoint import sha256
 from audiolitefocus.checks import check_texts
+from audiolitefocus.decoding import OnWindow, nothing
 from audiolitefocus.pipeline import AudioLDM2Pipeline, AudioOutput
 from audiolitefocus.recording import changed_span
 from audiolitefocus.settings import Settings, parse_attention
@@ -73,9 +75,11 @@ def plan(prompt: str, path: Path | None, settings: Settings, *, force: bool) -> 
     return prepare(prompt, path, settings)
 
 
-def make_clips(pipe: AudioLDM2Pipeline, clips: list[Clip], on_step) -> list[AudioOutput]:
-    """Make clips, whose settings may differ in the seed alone, as one batch. `on_step` is called
-    after every step.
+def make_clips(
+    pipe: AudioLDM2Pipeline, clips: list[Clip], on_step, on_window: OnWindow = nothing
+) -> list[AudioOutput]:
+    """Make clips, whose settings may differ in the seed alone, as one batch. Those without other
+    candidates are decoded when they are saved. `on_step` and `on_window`: the pipeline's.
     """
     settings = clips[0].settings
     output = pipe(
@@ -99,6 +103,8 @@ def make_clips(pipe: AudioLDM2Pipeline, clips: list[Clip], on_step) -> list[Audi
         attention=parse_attention(settings.attention),
         unconditional=settings.unconditional,
         callback=on_step,
+        on_window=on_window,
+        output_type="blocks" if settings.candidates == 1 else "np",
     )
     parts = [
         slice(i * settings.candidates, (i + 1) * settings.candidates) for i in range(len(clips))
@@ -152,7 +158,7 @@ def recipe(pipe: AudioLDM2Pipeline, clip: Clip, output: AudioOutput) -> dict:
         **ingredients(pipe, clip),
         "attention_ran": {"name": type(ran).__name__, **asdict(ran)} if ran else {"name": "dense"},
         "scores": None if output.scores is None else output.scores.tolist(),
-        "samples": len(output.audios[0]),
+        "samples": soundfile.info(clip.path).frames,
         "sampling_rate": output.sampling_rate,
         "sha256": sha256(clip.path),
         "dtype": str(pipe.unet.conv_in.weight.dtype).removeprefix("torch."),

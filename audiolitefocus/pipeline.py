@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from audiolitefocus.checks import (
 from audiolitefocus.condition import Condition, repeat_condition
 from audiolitefocus.conditioning import TextEncoder
 from audiolitefocus.config import BundleConfig
-from audiolitefocus.decoding import decode_blocks
+from audiolitefocus.decoding import OnWindow, decode_blocks, nothing
 from audiolitefocus.denoising import Sampling, denoise, initial_latents
 from audiolitefocus.devices import Workplace, available, explained, in_groups
 from audiolitefocus.loading import choose_device, choose_dtype, locate
@@ -45,14 +45,15 @@ class AudioOutput:
     """What a call returns.
 
     Attributes:
-        audios: float32 (n, samples) in [-1, 1], numpy or torch; or latents (n, 8, t, 16). Clips of
-            one prompt stand together, best first.
+        audios: float32 (n, samples) in [-1, 1], numpy or torch; or latents (n, 8, t, 16); or for
+            each clip consecutive blocks (samples,), decoded when they are asked for. Clips of one
+            prompt stand together, best first.
         sampling_rate: of `audios`.
         scores: CLAP similarity of every clip to its prompt, (n,), where candidates were ranked;
             else None.
     """
 
-    audios: np.ndarray | Tensor
+    audios: np.ndarray | Tensor | Sequence[Iterator[Tensor]]
     sampling_rate: int
     scores: Tensor | None = None
 
@@ -169,6 +170,7 @@ class AudioLDM2Pipeline:
         output_type: str = "np",
         callback: Callable[[int, int, Tensor], None] | None = None,
         callback_steps: int = 1,
+        on_window: OnWindow = nothing,
         sampler: str = "ddim",
         attention: str | LiteFocus = "auto",
         unconditional: str = "trained",
@@ -201,9 +203,12 @@ class AudioLDM2Pipeline:
                 mask (n, s) and GPT-2's tokens (n, 8, 768); `encode_prompt` makes them.
             negative_prompt_embeds, negative_attention_mask, negative_generated_prompt_embeds: the
                 same to steer away from.
-            output_type: "np", "pt", or "latent" for the denoised latents.
+            output_type: "np", "pt", "latent" for the denoised latents, or "blocks" to have long
+                waveforms bit by bit (`audio.write_sound` takes them).
             callback: called as callback(step, timestep, latents) every `callback_steps` steps;
                 raise to cancel.
+            on_window: called as on_window(done, total) while a clip is decoded that is too long to
+                be decoded at once.
             sampler: "ddim" or "dpm++".
             attention: "auto" (dense up to the trained length, `LiteFocus.for_duration` beyond),
                 "dense", "tome", or a LiteFocus.
@@ -236,6 +241,8 @@ class AudioLDM2Pipeline:
             train_steps=self.config.schedule.train_steps,
         )
         check_choice("output_type", output_type, OUTPUT_TYPES)
+        if output_type == "blocks" and num_waveforms_per_prompt > 1:
+            raise ValueError('output_type "blocks": candidates are ranked by whole waveforms')
         check_number("callback_steps", callback_steps, 1, math.inf)
         texts, unet = check_texts("prompt", prompt, empty=False), self.config.unet
         given = check_embeds(prompt_embeds, generated_prompt_embeds, attention_mask, unet)
@@ -293,9 +300,16 @@ class AudioLDM2Pipeline:
             check_finite("latents after the last step", latents)
             if output_type == "latent":
                 return AudioOutput(latents, self.config.vocoder.sampling_rate)
-            audios, scores = self.decode(latents, length.samples), None
+            clip_blocks = [
+                self.blocks(latent[None], length.samples, on_window) for latent in latents
+            ]
             if recording is not None and recording.stays:
-                audios = torch.cat(list(recording.restore([audios])), dim=1)
+                clip_blocks = [recording.restore(blocks) for blocks in clip_blocks]
+            if output_type == "blocks":
+                rows = [(block[0] for block in blocks) for blocks in clip_blocks]
+                return AudioOutput(rows, self.config.vocoder.sampling_rate)
+            audios = torch.cat([torch.cat(list(blocks), dim=1) for blocks in clip_blocks])
+            scores = None
             if texts and num_waveforms_per_prompt > 1:
                 audios, scores = self.text.rank(texts, audios, self.config.vocoder.sampling_rate)
         return AudioOutput(
@@ -352,15 +366,25 @@ class AudioLDM2Pipeline:
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, samples: int | None = None) -> Tensor:
-        """(n, 8, t, 16) latents -> float32 waveforms (n, samples) on the CPU, clip by clip and in
-        bounded memory.
+        """(n, 8, t, 16) latents -> float32 waveforms (n, samples) on the CPU, clip by clip."""
+        clips = (list(self.blocks(clip[None], samples)) for clip in latents)
+        return torch.cat([torch.cat(blocks, dim=1) for blocks in clips])
+
+    @torch.inference_mode()
+    def blocks(
+        self, latents: Tensor, samples: int | None = None, on_window: OnWindow = nothing
+    ) -> Iterator[Tensor]:
+        """(n, 8, t, 16) latents -> consecutive blocks (n, ...) of their float32 waveforms, on the
+        CPU: each is decoded when it is asked for.
         """
-        with self.at_work(self.vae, self.vocoder):
-            clips = [
-                torch.cat(list(decode_blocks(self.vae, self.vocoder, clip[None], samples)), dim=1)
-                for clip in latents.to(self.device)
-            ]
-        return torch.cat(clips).clamp(-1, 1)
+        frames = latents.shape[2]
+        with (
+            explained(lambda: f"out of memory on {self.device} decoding {frames} latent frames"),
+            self.at_work(self.vae, self.vocoder),
+        ):
+            latents = latents.to(self.device)
+            for block in decode_blocks(self.vae, self.vocoder, latents, samples, on_window):
+                yield block.clamp(-1, 1)
 
     def choose_attention(self, attention: str | LiteFocus, seconds: float) -> str | LiteFocus:
         """What "auto" means for a clip of this length."""

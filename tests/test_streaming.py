@@ -1,0 +1,97 @@
+"""Waveforms that are decoded and written block by block."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from audiolitefocus import AudioLDM2Pipeline, memory, windows
+from audiolitefocus.audio import write_sound
+from audiolitefocus.jobs import make_clips, prepare, save_clip
+from audiolitefocus.settings import Settings
+
+QUICK = {"audio_length_in_s": 5.12, "num_inference_steps": 2}
+PCM_STEP = 1.01 / 32768  # rounding of windows and of whole decoding may differ
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_bundle):
+    return AudioLDM2Pipeline.from_pretrained(tiny_bundle, device="cpu")
+
+
+@pytest.fixture
+def short_windows(monkeypatch):
+    """Every clip is decoded in windows of 32 latent frames."""
+    for module in (memory, windows):
+        monkeypatch.setattr(module, "WINDOW_FRAMES", 32)
+    monkeypatch.setattr(memory, "available", lambda device: 0.0)
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(3)
+
+
+def test_blocks_are_the_waveform(pipe, short_windows):
+    two = {**QUICK, "num_inference_steps": 2}
+    whole = pipe(["rain", "wind"], generator=seeded(), output_type="pt", **two).audios
+    blocks = pipe(["rain", "wind"], generator=seeded(), output_type="blocks", **two).audios
+    blocks = [list(clip) for clip in blocks]
+    assert all(len(clip) > 1 for clip in blocks)
+    assert torch.equal(torch.stack([torch.cat(clip) for clip in blocks]), whole)
+
+
+def test_a_recording_stays_in_blocks_too(pipe, short_windows):
+    recording = 0.1 * torch.randn(16000, generator=seeded())
+    settings = {**QUICK, "continue_audio": recording}
+    whole = pipe("rain", generator=seeded(), output_type="pt", **settings).audios
+    (blocks,) = pipe("rain", generator=seeded(), output_type="blocks", **settings).audios
+    found = torch.cat(list(blocks))
+    assert torch.equal(found, whole[0]) and torch.equal(found[:16000], recording)
+
+
+def test_nothing_is_decoded_before_it_is_asked_for(pipe, monkeypatch):
+    monkeypatch.setattr(pipe.vae, "decode", lambda latents: pytest.fail("decoded"))
+    pipe("rain", output_type="blocks", **QUICK)
+
+
+def test_candidates_need_whole_waveforms(pipe):
+    with pytest.raises(ValueError, match="ranked"):
+        pipe("rain", output_type="blocks", num_waveforms_per_prompt=2, **QUICK)
+
+
+def test_windows_are_reported(pipe, short_windows):
+    heard = []
+    pipe("rain", on_window=lambda *n: heard.append(n), **QUICK)
+    assert heard[-1][0] == heard[-1][1] == len(heard)
+
+
+def test_clips_are_written_as_they_are_decoded(pipe, short_windows, tmp_path):
+    """In the file before the last block has been made, and under its name after it."""
+    clip = prepare("rain", tmp_path / "rain.wav", Settings(duration=5.12, steps=2))
+    heard = []
+
+    def on_window(done: int, total: int) -> None:
+        heard.append([path.stat().st_size for path in tmp_path.iterdir()])
+        assert not clip.path.exists()
+
+    (output,) = make_clips(pipe, [clip], None, on_window)
+    assert not heard and not list(tmp_path.iterdir())
+    save_clip(pipe, clip, output)
+    assert heard[-1][0] > 100_000  # of 164 kB, after the last window but before its samples
+    recipe = json.loads((tmp_path / "rain.json").read_text())
+    assert recipe["samples"] == soundfile.info(clip.path).frames == 81920
+    expected = pipe("rain", generator=torch.Generator().manual_seed(0), **QUICK).audios[0]
+    np.testing.assert_allclose(soundfile.read(clip.path)[0], expected, atol=PCM_STEP)
+
+
+def test_a_decoder_that_fails_leaves_no_file(pipe, tmp_path, monkeypatch):
+    def decode(latents):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+
+    (blocks,) = pipe("rain", output_type="blocks", **QUICK).audios
+    monkeypatch.setattr(pipe.vae, "decode", decode)
+    with pytest.raises(MemoryError, match="out of memory on cpu decoding 128 latent frames"):
+        write_sound(tmp_path / "x.wav", blocks, 16000)
+    assert not list(tmp_path.iterdir())
