@@ -34,9 +34,8 @@ def seeded() -> torch.Generator:
 
 
 def test_blocks_are_the_waveform(pipe, short_windows):
-    two = {**QUICK, "num_inference_steps": 2}
-    whole = pipe(["rain", "wind"], generator=seeded(), output_type="pt", **two).audios
-    blocks = pipe(["rain", "wind"], generator=seeded(), output_type="blocks", **two).audios
+    whole = pipe(["rain", "wind"], generator=seeded(), output_type="pt", **QUICK).audios
+    blocks = pipe(["rain", "wind"], generator=seeded(), output_type="blocks", **QUICK).audios
     blocks = [list(clip) for clip in blocks]
     assert all(len(clip) > 1 for clip in blocks)
     assert torch.equal(torch.stack([torch.cat(clip) for clip in blocks]), whole)
@@ -79,7 +78,7 @@ def test_clips_are_written_as_they_are_decoded(pipe, short_windows, tmp_path):
     (output,) = make_clips(pipe, [clip], None, on_window)
     assert not heard and not list(tmp_path.iterdir())
     save_clip(pipe, clip, output)
-    assert heard[-1][0] > 100_000  # of 164 kB, after the last window but before its samples
+    assert heard[-1][0] > 70_000  # of 164 kB: the last window but one waits for its context
     recipe = json.loads((tmp_path / "rain.json").read_text())
     assert recipe["samples"] == soundfile.info(clip.path).frames == 81920
     expected = pipe("rain", generator=torch.Generator().manual_seed(0), **QUICK).audios[0]
