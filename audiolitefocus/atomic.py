@@ -40,14 +40,31 @@ def atomic_file(target: Path) -> Iterator[Path]:
     """A temporary file beside `target`, to be written into, that takes its place when the block
     ends well and vanishes otherwise.
     """
-    recover(target)
-    path, lock = _temporary(target)
-    try:
+    with atomic_files(target) as (path,):
         yield path
-        os.replace(path, target)
+
+
+@contextlib.contextmanager
+def atomic_files(*targets: Path) -> Iterator[list[Path]]:
+    """The same for several targets in one folder. They are renamed in the order given, and none of
+    another process's in between; a process that is killed there has replaced the first of them.
+    """
+    parts: list[tuple[Path, int | None]] = []
+    try:
+        for target in targets:
+            recover(target)
+            parts.append(_temporary(target))
+        yield [path for path, _ in parts]
+        turn = _lock(targets[0].parent, wait=True)
+        try:
+            for (path, _), target in zip(parts, targets, strict=True):
+                os.replace(path, target)
+        finally:
+            _let_go(turn)
     finally:
-        path.unlink(missing_ok=True)
-        _let_go(lock)
+        for path, lock in parts:
+            path.unlink(missing_ok=True)
+            _let_go(lock)
 
 
 @contextlib.contextmanager

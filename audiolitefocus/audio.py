@@ -92,14 +92,20 @@ def write_sound(
     not at all. Raises ValueError for NaN or infinite samples.
     """
     path = check_sound_path(path)
+    with atomic_file(path) as beside:
+        encode_sound(beside, path, waveform, rate)
+    return path
+
+
+def encode_sound(
+    beside: Path, path: Path, waveform: np.ndarray | Tensor | Iterable[Tensor], rate: int
+) -> None:
+    """`write_sound` into another file, which is not there under its own name yet."""
     vorbis, kind = path.suffix.lower() == ".ogg", path.suffix[1:].upper()
     subtype = "VORBIS" if vorbis else "PCM_16"
     blocks = [waveform] if isinstance(waveform, (np.ndarray, Tensor)) else waveform
     try:
-        with (
-            atomic_file(path) as beside,
-            soundfile.SoundFile(beside, "w", rate, 1, subtype, format=kind) as file,
-        ):
+        with soundfile.SoundFile(beside, "w", rate, 1, subtype, format=kind) as file:
             for block in blocks:
                 samples = np.asarray(block, dtype=np.float32)
                 if samples.ndim != 1 or not np.isfinite(samples).all():
@@ -113,7 +119,6 @@ def write_sound(
                     file.write(part.clip(-1, 1) if vorbis else _pcm(part))
     except soundfile.LibsndfileError as error:
         raise OSError(f"cannot write {path}: is the disk full? ({error})") from None
-    return path
 
 
 def _pcm(samples: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@ again.
 """
 
 import json
+import os
 import re
 import unicodedata
 from collections.abc import Callable
@@ -13,8 +14,8 @@ import soundfile
 import torch
 
 from audiolitefocus import __version__
-from audiolitefocus.atomic import atomic_file
-from audiolitefocus.audio import check_sound_path, sound_length, write_sound
+from audiolitefocus.atomic import atomic_files
+from audiolitefocus.audio import SOUND_SUFFIXES, check_sound_path, encode_sound, sound_length
 from audiolitefocus.checkpoint import sha256
 from audiolitefocus.checks import check_texts
 from audiolitefocus.decoding import OnWindow, nothing
@@ -70,9 +71,28 @@ def plan(prompt: str, path: Path | None, settings: Settings, *, force: bool) -> 
     check_texts("prompt", prompt, empty=False)
     path = path or Path(f"{slug(prompt)}-{settings.seed}.wav")
     check_sound_path(path)
-    if (path.exists() or path.is_symlink()) and not force:
-        raise ValueError(f"{path} exists; pass --force to replace it")
+    taken = [other for other in (path, path.with_suffix(".json")) if _precious(other)]
+    if taken and not force:
+        raise ValueError(f"{taken[0]} exists; pass --force to replace it")
     return prepare(prompt, path, settings)
+
+
+def _precious(path: Path) -> bool:
+    """Whether a file is there; but a clip's JSON without a sound is what a process left that was
+    killed between the two.
+    """
+    if path.suffix != ".json" or any(path.with_suffix(s).exists() for s in SOUND_SUFFIXES):
+        return os.path.lexists(path)
+    return os.path.lexists(path) and not {"prompt", "sha256"} <= read_recipe(path).keys()
+
+
+def read_recipe(path: Path) -> dict:
+    """A clip's JSON; empty where there is none, or another file."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def make_clips(
@@ -120,9 +140,14 @@ def make_clips(
 
 
 def save_clip(pipe: AudioLDM2Pipeline, clip: Clip, output: AudioOutput) -> None:
-    """Write a clip's sound file and then the JSON that describes it."""
-    write_sound(clip.path, output.audios[0], output.sampling_rate)
-    write_json(clip.path.with_suffix(".json"), recipe(pipe, clip, output))
+    """Write a clip's sound file and the JSON that describes it. Both appear when both are whole,
+    the JSON first: no sound is ever there without one.
+    """
+    path = check_sound_path(clip.path)
+    with atomic_files(path.with_suffix(".json"), path) as (text, sound):
+        encode_sound(sound, path, output.audios[0], output.sampling_rate)
+        description = json.dumps(recipe(pipe, clip, output, sound), indent=2, ensure_ascii=False)
+        text.write_text(description + "\n", encoding="utf-8")
 
 
 def is_saved(pipe: AudioLDM2Pipeline, clip: Clip) -> bool:
@@ -130,11 +155,10 @@ def is_saved(pipe: AudioLDM2Pipeline, clip: Clip) -> bool:
     prompt, settings and model.
     """
     wanted = json.loads(json.dumps(ingredients(pipe, clip)))
+    found = read_recipe(clip.path.with_suffix(".json"))
     try:
-        found = json.loads(clip.path.with_suffix(".json").read_text(encoding="utf-8"))
-        same = isinstance(found, dict) and wanted.items() <= found.items()
-        return same and found.get("sha256") == sha256(clip.path)
-    except (OSError, ValueError, RecursionError):
+        return wanted.items() <= found.items() and found.get("sha256") == sha256(clip.path)
+    except OSError:
         return False
 
 
@@ -151,16 +175,16 @@ def ingredients(pipe: AudioLDM2Pipeline, clip: Clip) -> dict:
     }
 
 
-def recipe(pipe: AudioLDM2Pipeline, clip: Clip, output: AudioOutput) -> dict:
+def recipe(pipe: AudioLDM2Pipeline, clip: Clip, output: AudioOutput, sound: Path) -> dict:
     """Everything needed to make the clip again, and to know its sound file."""
     ran = pipe.unet.attention
     return {
         **ingredients(pipe, clip),
         "attention_ran": {"name": type(ran).__name__, **asdict(ran)} if ran else {"name": "dense"},
         "scores": None if output.scores is None else output.scores.tolist(),
-        "samples": soundfile.info(clip.path).frames,
+        "samples": soundfile.info(sound).frames,
         "sampling_rate": output.sampling_rate,
-        "sha256": sha256(clip.path),
+        "sha256": sha256(sound),
         "dtype": str(pipe.unet.conv_in.weight.dtype).removeprefix("torch."),
         "device": pipe.device.type,
         "versions": {
@@ -169,9 +193,3 @@ def recipe(pipe: AudioLDM2Pipeline, clip: Clip, output: AudioOutput) -> dict:
             "transformers": transformers_version,
         },
     }
-
-
-def write_json(path: Path, data: dict) -> None:
-    """The file appears whole or not at all."""
-    with atomic_file(path) as beside:
-        beside.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

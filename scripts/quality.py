@@ -10,7 +10,7 @@ from pathlib import Path
 
 from metrics import Estimate
 
-from audiolitefocus.jobs import write_json
+from audiolitefocus.atomic import atomic_file
 
 METRICS = {"fad": "FAD", "kl": "KL", "clap": "CLAP %"}
 GIVEN = "given"  # the "attention" of sounds that were not made here
@@ -84,7 +84,9 @@ class Results:
     def add(self, cell: Cell) -> None:
         self.cells[cell.key] = cell
         records = [asdict(cell) for cell in self.ordered()]
-        write_json(self.path, {"about": self.about, "cells": records})
+        found = {"about": self.about, "cells": records}
+        with atomic_file(self.path) as beside:
+            beside.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
 
     def ordered(self) -> list[Cell]:
         return sorted(self.cells.values(), key=lambda cell: cell.seconds or 0)

@@ -185,16 +185,14 @@ def test_a_clip_of_a_job_is_the_clip_of_a_call(pipe, tmp_path):
     assert found["scores"] == pytest.approx(expected.scores.tolist(), abs=1e-5)
 
 
-def test_a_json_is_there_only_beside_the_sound_it_describes(pipe, tmp_path, monkeypatch):
-    """Killed between the two files, a clip counts as missing."""
-    clip = Clip("a", tmp_path / "a.wav", QUICK)
-    save_clip(pipe, clip, AudioOutput(np.zeros((1, 160), np.float32), 16000))
-    monkeypatch.setattr(
-        "audiolitefocus.jobs.write_json", lambda *_: (_ for _ in ()).throw(SystemExit)
-    )
+def test_a_sound_and_its_json_appear_together(pipe, tmp_path, monkeypatch):
+    clip, sounds = Clip("a", tmp_path / "a.wav", QUICK), np.eye(2, 160, dtype=np.float32)
+    save_clip(pipe, clip, AudioOutput(sounds[:1], 16000))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr("audiolitefocus.jobs.recipe", lambda *_: (_ for _ in ()).throw(SystemExit))
     with pytest.raises(SystemExit):
-        save_clip(pipe, clip, AudioOutput(np.ones((1, 160), np.float32), 16000))
-    assert job(pipe, [clip]).batches == [[clip]]
+        save_clip(pipe, clip, AudioOutput(sounds[1:], 16000))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_the_command_reports_failures_at_the_end_and_makes_the_rest(tmp_path):
