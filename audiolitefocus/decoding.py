@@ -128,3 +128,11 @@ def decode_blocks(
         left -= block.shape[1]
         if block.shape[1]:
             yield block.cpu()
+
+
+def fill(waveform: Tensor, blocks: Iterable[Tensor]) -> None:
+    """Put consecutive blocks (1, n) where they belong in (samples,), so that it is held once."""
+    done = 0
+    for block in blocks:
+        waveform[done : done + block.shape[1]] = block[0]
+        done += block.shape[1]

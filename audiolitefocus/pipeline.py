@@ -27,7 +27,7 @@ from audiolitefocus.checks import (
 from audiolitefocus.condition import Condition, repeat_condition
 from audiolitefocus.conditioning import TextEncoder
 from audiolitefocus.config import BundleConfig
-from audiolitefocus.decoding import OnWindow, decode_blocks, nothing
+from audiolitefocus.decoding import OnWindow, decode_blocks, fill, nothing
 from audiolitefocus.denoising import Sampling, denoise, initial_latents
 from audiolitefocus.devices import Workplace, available, explained, in_groups
 from audiolitefocus.loading import choose_device, choose_dtype, locate
@@ -204,7 +204,7 @@ class AudioLDM2Pipeline:
             negative_prompt_embeds, negative_attention_mask, negative_generated_prompt_embeds: the
                 same to steer away from.
             output_type: "np", "pt", "latent" for the denoised latents, or "blocks" to have long
-                waveforms bit by bit (`audio.write_sound` takes them).
+                waveforms bit by bit, one clip after another (`audio.write_sound` takes them).
             callback: called as callback(step, timestep, latents) every `callback_steps` steps;
                 raise to cancel.
             on_window: called as on_window(done, total) while a clip is decoded that is too long to
@@ -287,7 +287,10 @@ class AudioLDM2Pipeline:
                     callback(step, way.timesteps[step], current)
             return current
 
-        with explained(lambda: shortage(replace(demand, clips=at_once), free)):
+        def short() -> str:
+            return shortage(replace(demand, clips=at_once), free)
+
+        with explained(short):
             condition, negative = self._conditions(
                 prompts, unconditional, guided=guidance_scale > 1, copies=num_waveforms_per_prompt
             )
@@ -301,15 +304,16 @@ class AudioLDM2Pipeline:
             if output_type == "latent":
                 return AudioOutput(latents, self.config.vocoder.sampling_rate)
             clip_blocks = [
-                self.blocks(latent[None], length.samples, on_window) for latent in latents
+                self.blocks(latent[None], length.samples, on_window, short) for latent in latents
             ]
             if recording is not None and recording.stays:
                 clip_blocks = [recording.restore(blocks) for blocks in clip_blocks]
             if output_type == "blocks":
                 rows = [(block[0] for block in blocks) for blocks in clip_blocks]
                 return AudioOutput(rows, self.config.vocoder.sampling_rate)
-            audios = torch.cat([torch.cat(list(blocks), dim=1) for blocks in clip_blocks])
-            scores = None
+            audios, scores = torch.empty(clips, length.samples), None
+            for audio, blocks in zip(audios, clip_blocks, strict=True):
+                fill(audio, blocks)
             if texts and num_waveforms_per_prompt > 1:
                 audios, scores = self.text.rank(texts, audios, self.config.vocoder.sampling_rate)
         return AudioOutput(
@@ -372,16 +376,18 @@ class AudioLDM2Pipeline:
 
     @torch.inference_mode()
     def blocks(
-        self, latents: Tensor, samples: int | None = None, on_window: OnWindow = nothing
+        self,
+        latents: Tensor,
+        samples: int | None = None,
+        on_window: OnWindow = nothing,
+        short: Callable[[], str] | None = None,
     ) -> Iterator[Tensor]:
         """(n, 8, t, 16) latents -> consecutive blocks (n, ...) of their float32 waveforms, on the
-        CPU: each is decoded when it is asked for.
+        CPU: each is decoded when it is asked for. `short` says what to do where memory runs out.
         """
         frames = latents.shape[2]
-        with (
-            explained(lambda: f"out of memory on {self.device} decoding {frames} latent frames"),
-            self.at_work(self.vae, self.vocoder),
-        ):
+        short = short or (lambda: f"out of memory on {self.device} decoding {frames} latent frames")
+        with explained(short), self.at_work(self.vae, self.vocoder):
             latents = latents.to(self.device)
             for block in decode_blocks(self.vae, self.vocoder, latents, samples, on_window):
                 yield block.clamp(-1, 1)

@@ -72,13 +72,13 @@ def test_clips_are_written_as_they_are_decoded(pipe, short_windows, tmp_path):
     heard = []
 
     def on_window(done: int, total: int) -> None:
-        heard.append([path.stat().st_size for path in tmp_path.iterdir()])
+        heard.append(max(path.stat().st_size for path in tmp_path.iterdir()))
         assert not clip.path.exists()
 
     (output,) = make_clips(pipe, [clip], None, on_window)
     assert not heard and not list(tmp_path.iterdir())
     save_clip(pipe, clip, output)
-    assert heard[-1][0] > 70_000  # of 164 kB: the last window but one waits for its context
+    assert heard[-1] > 70_000  # of 164 kB: the last window but one waits for its context
     recipe = json.loads((tmp_path / "rain.json").read_text())
     assert recipe["samples"] == soundfile.info(clip.path).frames == 81920
     expected = pipe("rain", generator=torch.Generator().manual_seed(0), **QUICK).audios[0]
@@ -91,6 +91,6 @@ def test_a_decoder_that_fails_leaves_no_file(pipe, tmp_path, monkeypatch):
 
     (blocks,) = pipe("rain", output_type="blocks", **QUICK).audios
     monkeypatch.setattr(pipe.vae, "decode", decode)
-    with pytest.raises(MemoryError, match="out of memory on cpu decoding 128 latent frames"):
+    with pytest.raises(MemoryError, match="on cpu: 1 clip of 5.12 s need about .*would help"):
         write_sound(tmp_path / "x.wav", blocks, 16000)
     assert not list(tmp_path.iterdir())
