@@ -38,15 +38,20 @@ def extra_memory(call: Callable[[], object], device: str) -> tuple[float, int | 
         before = torch.cuda.memory_allocated()
         return seconds_of(call, device), torch.cuda.max_memory_allocated() - before
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # give back what is free, or it is used unseen
+        release()
         Path("/proc/self/clear_refs").write_text("5")  # restart the high-water mark
-        before = _status("VmRSS")
-        return seconds_of(call, device), _status("VmHWM") - before
+        before = status("VmRSS")
+        return seconds_of(call, device), status("VmHWM") - before
     except (OSError, AttributeError):
         return seconds_of(call, device), None
 
 
-def _status(name: str) -> int:
+def release() -> None:
+    """Give back to the system what is free, or it is used unseen."""
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+def status(name: str) -> int:
     """A quantity of Linux's /proc/self/status, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))

@@ -1,0 +1,160 @@
+"""Memory and time of clips against their length, each clip made in a process of its own, as the
+command makes it.
+
+Few steps are taken: one is like another in memory, and in time but for the first. A table for
+people, then one line of JSON; `--table FILE ...` prints the README's table of such records.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+from measure import machine, release, status
+
+from audiolitefocus import AudioLDM2Pipeline, decoding
+from audiolitefocus.jobs import Clip, make_clips, save_clip
+from audiolitefocus.settings import Settings, parse_attention
+
+SECONDS = (10.24, 60.0, 180.0, 600.0, 1800.0)
+PROMPT = "rain on a tin roof, distant thunder"
+POLL = 0.005  # seconds between two looks at the memory in use
+FAST_STEPS = 25  # of dpm++, for the table
+
+
+class Phase:
+    """Time and memory of what runs inside: `seconds`, and bytes at the peak."""
+
+    def __enter__(self) -> "Phase":
+        release()
+        self.memory, self._ended = 0, threading.Event()
+        self._looks = threading.Thread(target=self._look, daemon=True)
+        self._start = time.perf_counter()
+        self._looks.start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.seconds = time.perf_counter() - self._start
+        self._ended.set()
+        self._looks.join()
+
+    def _look(self) -> None:
+        """Memory of the process alone: the system keeps a file's in use only while it has it to
+        spare.
+        """
+        while not self._ended.wait(POLL):
+            self.memory = max(self.memory, status("RssAnon"))
+
+
+def measure(case: dict, model: str, steps: int, threads: int | None) -> dict:
+    """One clip, in this process."""
+    torch.set_num_threads(threads or torch.get_num_threads())
+    if case["windows"]:
+        decoding.fits_whole = lambda *_: False
+    pipe = AudioLDM2Pipeline.from_pretrained(model, device="cpu")
+    loaded, attention = status("RssAnon"), parse_attention(case["attention"])
+    variant = pipe.choose_attention(attention, case["seconds"])
+    demand = pipe.demand(case["seconds"], 1, 3.5, variant)
+    settings = Settings(
+        duration=case["seconds"], steps=steps, sampler="dpm++", attention=case["attention"]
+    )
+    ends: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        clip = Clip(PROMPT, Path(folder) / "x.wav", settings)
+        with Phase() as denoising:
+            (output,) = make_clips(pipe, [clip], lambda *_: ends.append(time.perf_counter()))
+        with Phase() as decoding_it:
+            save_clip(pipe, clip, output)
+    return case | {
+        "step_seconds": median(b - a for a, b in zip(ends, ends[1:], strict=False)),
+        "denoising_seconds": denoising.seconds,
+        "decoding_seconds": decoding_it.seconds,
+        "loaded_bytes": loaded,
+        "denoising_bytes": denoising.memory,
+        "decoding_bytes": decoding_it.memory,
+        "peak_bytes": status("VmHWM"),
+        "estimate_bytes": {name: round(size) for name, size in demand.phases().items()},
+    }
+
+
+def in_own_process(case: dict, options: argparse.Namespace) -> dict:
+    """`measure` in a fresh process; a case that fails or takes too long says so."""
+    command = [sys.executable, __file__, "--case", json.dumps(case), "--model", options.model]
+    command += ["--steps", str(options.steps)]
+    command += ["--threads", str(options.threads)] if options.threads else []
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=options.limit)
+    except subprocess.TimeoutExpired:
+        return case | {"note": f"more than {options.limit:g} s"}
+    if done.returncode:
+        return case | {"note": done.stderr.strip().splitlines()[-1]}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def markdown(records: list[dict]) -> str:
+    """The README's table."""
+    lines = [
+        f"| clip | attention | a step | {FAST_STEPS} steps and decoding | memory, denoising | "
+        f"memory, decoding | of it estimated |",
+        "|---:|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in (row for record in records for row in record["results"] if "note" not in row):
+        work = FAST_STEPS * row["step_seconds"] + row["decoding_seconds"]
+        name = row["attention"] + ", decoded in windows" * row["windows"]
+        estimate = max(row["estimate_bytes"].values())
+        lines.append(
+            f"| {row['seconds']:g} s | {name} | {row['step_seconds']:.2f} s | {work:.0f} s | "
+            f"{_gb(row['denoising_bytes'] - row['loaded_bytes'])} | "
+            f"{_gb(row['decoding_bytes'] - row['loaded_bytes'])} | {_gb(estimate)} |"
+        )
+    return "\n".join(lines)
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.2f} GB"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--seconds", type=float, nargs="+", default=SECONDS)
+    add("--attention", nargs="+", default=("auto", "dense"))
+    add("--dense-up-to", type=float, default=180.0, help="seconds; its time grows as the square")
+    add("--steps", type=int, default=3)
+    add("--model", default="demo")
+    add("--threads", type=int)
+    add("--limit", type=float, default=1200.0, help="seconds for one clip")
+    add("--output", type=Path, help="JSON file, such as scripts/results/NAME.json")
+    add("--table", type=Path, nargs="+", help="print these records' table instead")
+    add("--case", type=json.loads, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.table:
+        print(markdown([json.loads(path.read_text()) for path in options.table]))
+        return
+    if options.case:
+        print(json.dumps(measure(options.case, options.model, options.steps, options.threads)))
+        return
+    about = {"model": options.model, "steps": options.steps, **machine("cpu")}
+    results = []
+    for seconds in options.seconds:
+        for attention in options.attention:
+            for windows in (False, True) if attention == options.attention[0] else (False,):
+                if attention == "dense" and seconds > options.dense_up_to:
+                    continue
+                case = {"seconds": seconds, "attention": attention, "windows": windows}
+                results.append(in_own_process(case, options))
+                print(results[-1], file=sys.stderr, flush=True)
+                if options.output:
+                    options.output.write_text(json.dumps({**about, "results": results}, indent=1))
+    print(markdown([{"results": results}]))
+    print(json.dumps({**about, "results": results}))
+
+
+if __name__ == "__main__":
+    main()
