@@ -31,13 +31,14 @@ from audiolitefocus.decoding import OnWindow, decode_blocks, fill, nothing
 from audiolitefocus.denoising import Sampling, denoise, initial_latents
 from audiolitefocus.devices import Workplace, available, explained, in_groups
 from audiolitefocus.loading import choose_device, choose_dtype, locate
-from audiolitefocus.memory import Demand, fit, numbers_in, shortage
+from audiolitefocus.memory import Demand, fit, fits_whole, numbers_in, shortage
 from audiolitefocus.recording import Recording, Source
 from audiolitefocus.sampling import ClipNoise
 from audiolitefocus.towers import TOWERS
 from audiolitefocus.unet import UNet
 from audiolitefocus.vae import VAE
 from audiolitefocus.vocoder import HiFiGAN
+from audiolitefocus.windows import check_room
 
 
 @dataclass(frozen=True)
@@ -260,6 +261,10 @@ class AudioLDM2Pipeline:
         demand = self.demand(length.seconds, clips, guidance_scale, variant)
         free = available(self.device)
         at_once = fit(demand, free)
+        frames, rows = start.shape[2:]
+        in_windows = not fits_whole(self.config.vae, frames, rows, self.device)
+        if in_windows and output_type != "latent":
+            check_room(self.config.vae, frames, rows)
         way = Sampling(
             self.config.schedule,
             sampler,
@@ -309,11 +314,12 @@ class AudioLDM2Pipeline:
             if recording is not None and recording.stays:
                 clip_blocks = [recording.restore(blocks) for blocks in clip_blocks]
             if output_type == "blocks":
-                rows = [(block[0] for block in blocks) for blocks in clip_blocks]
-                return AudioOutput(rows, self.config.vocoder.sampling_rate)
+                each = [(block[0] for block in blocks) for blocks in clip_blocks]
+                return AudioOutput(each, self.config.vocoder.sampling_rate)
             audios, scores = torch.empty(clips, length.samples), None
-            for audio, blocks in zip(audios, clip_blocks, strict=True):
-                fill(audio, blocks)
+            with self.at_work(self.vae, self.vocoder):
+                for audio, blocks in zip(audios, clip_blocks, strict=True):
+                    fill(audio, blocks)
             if texts and num_waveforms_per_prompt > 1:
                 audios, scores = self.text.rank(texts, audios, self.config.vocoder.sampling_rate)
         return AudioOutput(

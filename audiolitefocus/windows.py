@@ -10,6 +10,7 @@ which take no more memory than the system has to spare.
 
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -200,6 +201,20 @@ def _normalise(norm: nn.GroupNorm, x: Tensor, mean: Tensor, variance: Tensor) ->
     return rearrange(out, "1 (b c) f t -> b c f t", b=len(x))
 
 
+def check_room(config: VAEConfig, frames: int, rows: int) -> None:
+    """Raise OSError now if there will be no room for the files of a clip."""
+    size = 2 * config.channels[-1] * frames * rows * torch.float32.itemsize
+    if os.name == "posix" and shutil.disk_usage(tempfile.gettempdir()).free < size:
+        raise _no_room(size, "it is full")
+
+
+def _no_room(size: int, reason: str | None) -> OSError:
+    return OSError(
+        f"no room for {size / 1e9:.2g} GB in {tempfile.gettempdir()} ({reason}): let TMPDIR name "
+        f"another folder"
+    )
+
+
 def in_file(like: Tensor, frames: int) -> Tensor:
     """A feature map (b, c, f, frames), in channels_last memory, in a file that goes with it.
 
@@ -216,9 +231,6 @@ def in_file(like: Tensor, frames: int) -> Tensor:
             if hasattr(os, "posix_fallocate"):  # else a full disk would be noticed by a signal
                 os.posix_fallocate(file.fileno(), 0, size * like.element_size())
         except OSError as error:
-            raise OSError(
-                f"no room for {size * like.element_size() / 1e9:.2g} GB in "
-                f"{tempfile.gettempdir()} ({error.strerror}): let TMPDIR name another folder"
-            ) from None
+            raise _no_room(size * like.element_size(), error.strerror) from None
         flat = torch.from_file(file.name, shared=True, size=size, dtype=like.dtype)
     return rearrange(flat.view(shape), "b f t c -> b c f t")

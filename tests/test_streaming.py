@@ -1,6 +1,7 @@
 """Waveforms that are decoded and written block by block."""
 
 import json
+from collections import namedtuple
 
 import numpy as np
 import pytest
@@ -83,6 +84,13 @@ def test_clips_are_written_as_they_are_decoded(pipe, short_windows, tmp_path):
     assert recipe["samples"] == soundfile.info(clip.path).frames == 81920
     expected = pipe("rain", generator=torch.Generator().manual_seed(0), **QUICK).audios[0]
     np.testing.assert_allclose(soundfile.read(clip.path)[0], expected, atol=PCM_STEP)
+
+
+def test_no_room_for_windows_is_said_before_the_work(pipe, short_windows, monkeypatch):
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr(windows.shutil, "disk_usage", lambda folder: usage(free=1000))
+    with pytest.raises(OSError, match="no room for .* TMPDIR"):
+        pipe("rain", callback=lambda *_: pytest.fail("denoised"), **QUICK)
 
 
 def test_a_decoder_that_fails_leaves_no_file(pipe, tmp_path, monkeypatch):
