@@ -11,9 +11,10 @@ from pathlib import Path
 
 from train_classifier import train_classifier
 from train_vae import train_vae
+from train_vocoder import train_vocoder
 from training import Run
 
-STAGES = {"vae": train_vae, "classifier": train_classifier}
+STAGES = {"vae": train_vae, "vocoder": train_vocoder, "classifier": train_classifier}
 
 
 def parse() -> argparse.Namespace:

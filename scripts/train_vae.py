@@ -4,19 +4,17 @@ standard deviation, as in latent diffusion (Rombach et al. 2022).
 """
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 from clips import CHUNK, FRAMES, chunk
+from networks import save_network
 from torch import Tensor
 from training import Losses, Run, train
 
-from audiolitefocus.atomic import atomic_file
 from audiolitefocus.config import VAEConfig
 from audiolitefocus.vae import VAE
-from audiolitefocus.weights import save_tensors
 
 CONFIG = VAEConfig(channels=(16, 32, 64), resnets=1, norm_groups=4)
 CHUNKS = 8  # thousands of clips
@@ -74,15 +72,6 @@ def scale_factor(vae: VAE, mels: np.ndarray) -> float:
         vae.encode(mel)[0] for mel in torch.from_numpy(mels.astype(np.float32)).to(device).split(25)
     ]
     return 1 / torch.cat(means).std().item()
-
-
-def save_network(folder: Path, name: str, network: torch.nn.Module) -> None:
-    """NAME.safetensors and its config as NAME.json, in float32."""
-    tensors = {key: tensor.cpu() for key, tensor in network.state_dict().items()}
-    with atomic_file(folder / f"{name}.safetensors") as part:
-        save_tensors(part, tensors)
-    with atomic_file(folder / f"{name}.json") as part:
-        part.write_text(json.dumps(dataclasses.asdict(network.config), indent=2) + "\n")
 
 
 def train_vae(run: Run) -> None:

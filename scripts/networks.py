@@ -1,0 +1,36 @@
+"""Trained networks between the stages: float32 weights, and their config beside them."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from torch import nn
+
+from audiolitefocus.atomic import atomic_file
+from audiolitefocus.parsing import from_dict
+from audiolitefocus.weights import open_safetensors, save_tensors
+
+
+def save_network(folder: Path, name: str, network: nn.Module) -> None:
+    """NAME.safetensors and NAME.json."""
+    tensors = {key: tensor.cpu() for key, tensor in network.state_dict().items()}
+    with atomic_file(folder / f"{name}.json") as part:
+        part.write_text(json.dumps(dataclasses.asdict(network.config), indent=2) + "\n")
+    with atomic_file(folder / f"{name}.safetensors") as part:
+        save_tensors(part, tensors)
+
+
+def load_network(folder: Path, name: str, kind: type[nn.Module], config: type) -> nn.Module:
+    """What `save_network` wrote, in eval mode; every key must fit. Raises ValueError if a stage has
+    not written it yet.
+    """
+    try:
+        values = json.loads((folder / f"{name}.json").read_text())
+    except FileNotFoundError:
+        raise ValueError(
+            f"{folder} holds no trained {name}: run the stage {folder.name!r}"
+        ) from None
+    network = kind(from_dict(config, values, f"{name}.json"))
+    with open_safetensors(folder / f"{name}.safetensors") as file:
+        network.load_state_dict({key: file.get_tensor(key) for key in file.keys()})
+    return network.eval().requires_grad_(False)

@@ -1,0 +1,120 @@
+"""Stage "vocoder": the HiFi-GAN generator, from log-mel frames to samples, by multi-resolution
+STFT losses (Yamamoto et al., "Parallel WaveGAN", 2020) and the absolute error of the log-mel
+(Kong et al. 2020). No loss sees a phase, so that its noises are as rough as real ones.
+
+Once there is a trained autoencoder, half of the mels come through it: those of generated sounds
+will, too.
+"""
+
+import numpy as np
+import torch
+from clips import CHUNK, FRAMES, VOCODER, chunk
+from networks import load_network, save_network
+from torch import Tensor
+from training import Losses, Run, train
+
+from audiolitefocus.atomic import atomic_file
+from audiolitefocus.config import VAEConfig, VocoderConfig
+from audiolitefocus.mel import log_mel
+from audiolitefocus.vae import VAE
+from audiolitefocus.vocoder import HiFiGAN
+
+CONFIG = VocoderConfig(
+    initial_channels=128,
+    upsample_rates=(5, 4, 4, 2),
+    upsample_kernels=(15, 12, 8, 4),
+    resblock_kernels=(3, 7),
+    resblock_dilations=((1, 3, 5), (1, 3, 5)),
+)
+CHUNKS = 2  # thousands of clips
+STEPS, RATE = 8000, 4e-4
+SEGMENTS, SEGMENT_FRAMES = 8, 32  # a batch
+RESOLUTIONS = ((256, 64), (512, 128), (1024, 256), (2048, 512))  # windows and hops in samples
+QUIET = 5e-3  # magnitudes and
+QUIET_MEL = -8.0  # log-mel values below are as good as silence
+
+
+def segments(mels: list[np.ndarray], samples: list[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """A batch: log-mels (b, t, 64) and their samples (b, 160 t). `mels` may hold the same clips
+    twice, for they can come in two versions.
+    """
+    which = torch.randint(len(mels) * CHUNK, (SEGMENTS,)).tolist()
+    starts = torch.randint(FRAMES - SEGMENT_FRAMES + 1, (SEGMENTS,)).tolist()
+    hop, cut = CONFIG.hop_length, ([], [])
+    for index, start in zip(which, starts, strict=True):
+        part, stop = index // CHUNK, start + SEGMENT_FRAMES
+        cut[0].append(mels[part][index % CHUNK, start:stop])
+        cut[1].append(samples[part % len(samples)][index % CHUNK, hop * start : hop * stop])
+    mel, sound = (torch.from_numpy(np.stack(arrays)).float() for arrays in cut)
+    return mel, sound
+
+
+def stft_loss(made: Tensor, sound: Tensor) -> tuple[Tensor, Tensor]:
+    """Spectral convergence and absolute error of log-magnitudes, the means over RESOLUTIONS."""
+    convergence, log_error = [], []
+    for size, hop in RESOLUTIONS:
+        window = torch.hann_window(size, device=sound.device)
+        a, b = (
+            torch.stft(x, size, hop, window=window, return_complex=True).abs()
+            for x in (made, sound)
+        )
+        convergence.append((a - b).norm() / b.norm())
+        log_error.append((a.clamp_min(QUIET).log() - b.clamp_min(QUIET).log()).abs().mean())
+    return torch.stack(convergence).mean(), torch.stack(log_error).mean()
+
+
+def vocoder_loss(run: Run, vocoder: HiFiGAN, batch: tuple[Tensor, Tensor]) -> Losses:
+    mel, sound = (tensor.to(run.device) for tensor in batch)
+    with run.autocast():
+        made = vocoder(mel).float()[:, : sound.shape[1]]
+    convergence, log_error = stft_loss(made, sound)
+    a, b = (log_mel(x, VOCODER).clamp_min(QUIET_MEL) for x in (made, sound))
+    mel_error = (a - b).abs().mean()
+    return {
+        "loss": convergence + log_error + mel_error,
+        "convergence": convergence,
+        "log_error": log_error,
+        "mel_error": mel_error,
+    }
+
+
+@torch.no_grad()
+def decoded_mels(run: Run, index: int, mels: np.ndarray) -> np.ndarray:
+    """A chunk's mels after the trained autoencoder, kept as a file: (1000, 256, 64) float16."""
+    path = run.folder("vocoder") / f"decoded-{index:03d}.npy"
+    if not path.exists():
+        vae = load_network(run.out / "vae", "vae", VAE, VAEConfig).to(run.device)
+        parts = torch.from_numpy(mels.astype(np.float32)).to(run.device).split(20)
+        decoded = torch.cat([vae.decode(vae.encode(part)[0]).cpu() for part in parts])
+        with atomic_file(path) as part, part.open("wb") as file:
+            np.save(file, decoded.numpy().astype(np.float16))
+    return np.load(path, mmap_mode="r")
+
+
+def build(sample: np.ndarray) -> HiFiGAN:
+    """A vocoder whose first layer expects the mean and deviation of these mels."""
+    torch.manual_seed(0)
+    vocoder = HiFiGAN(CONFIG)
+    with torch.no_grad():
+        first = vocoder.conv_pre
+        first.weight /= float(sample.std())
+        first.bias -= float(sample.mean()) * first.weight.sum((1, 2))
+    return vocoder
+
+
+def train_vocoder(run: Run) -> None:
+    samples, mels = map(
+        list, zip(*(chunk(run.out / "clips", i) for i in range(CHUNKS)), strict=True)
+    )
+    vocoder = build(mels[0][:200].astype(np.float32))
+    if (run.out / "vae" / "vae.safetensors").exists():
+        mels += [decoded_mels(run, index, mels[index]) for index in range(CHUNKS)]
+    averaged = train(
+        run,
+        "vocoder",
+        vocoder,
+        lambda: vocoder_loss(run, vocoder, segments(mels, samples)),
+        steps=STEPS,
+        rate=RATE,
+    )
+    save_network(run.folder("vocoder"), "vocoder", averaged)
