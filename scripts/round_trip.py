@@ -26,7 +26,9 @@ EDGE = 4  # frames at both ends that are not compared: there, the vocoder's soun
 def convergence(made: Tensor, sound: Tensor) -> float:
     """||A - B|| / ||B|| of the magnitudes of 1024 samples every 160."""
     window = torch.hann_window(1024)
-    a, b = (torch.stft(x, 1024, 160, window=window, return_complex=True).abs() for x in (made, sound))
+    a, b = (
+        torch.stft(x, 1024, 160, window=window, return_complex=True).abs() for x in (made, sound)
+    )
     return ((a - b).norm() / b.norm()).item()
 
 
@@ -66,7 +68,9 @@ def report(run: Run) -> None:
     vocoder = load_network(run.out / "vocoder", "vocoder", HiFiGAN, VocoderConfig)
     mean = torch.from_numpy(chunk(run.out / "clips", 0)[1].mean((0, 1), dtype=np.float64)).float()
     seeds = range(HELD_OUT, HELD_OUT + CLIPS)
-    rows = [round_trip(vae, vocoder, mean, seed) for seed in tqdm(seeds, desc="report", unit="clip")]
+    rows = [
+        round_trip(vae, vocoder, mean, seed) for seed in tqdm(seeds, desc="report", unit="clip")
+    ]
     groups: dict[str, list[dict[str, float]]] = {}
     for seed, row in zip(seeds, rows, strict=True):
         families = draw(seed).families

@@ -9,12 +9,18 @@ writes to its own folder: checkpoint.pt, curve.csv and what the next stages need
 import argparse
 from pathlib import Path
 
+from round_trip import report
 from train_classifier import train_classifier
 from train_vae import train_vae
 from train_vocoder import train_vocoder
 from training import Run
 
-STAGES = {"vae": train_vae, "vocoder": train_vocoder, "classifier": train_classifier}
+STAGES = {
+    "vae": train_vae,
+    "vocoder": train_vocoder,
+    "classifier": train_classifier,
+    "report": report,
+}
 
 
 def parse() -> argparse.Namespace:
