@@ -1,5 +1,8 @@
-"""Sound descriptions, and the demo model's two tokenizers that are fitted to them."""
+"""Sound descriptions, and the demo model's two tokenizers that are fitted to them and to the
+captions of the synthetic world.
+"""
 
+import functools
 import itertools
 import json
 import math
@@ -7,10 +10,12 @@ import re
 from collections import Counter
 
 import transformers
+from sounds import draw
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from audiolitefocus.config import TextConfig
 
+CAPTIONS = 5000  # of the synthetic world, from seed 0 on
 LETTER_SCORE = -12.0  # log-probability below every word's: letters spell only unknown words
 
 SOURCES = (
@@ -31,11 +36,13 @@ PLACES = (
 MANNERS = ("softly", "loudly", "slowly", "quickly", "steadily", "again and again", "with an echo")
 
 
+@functools.cache
 def descriptions() -> list[str]:
-    """Sounds at places, in manners and in pairs."""
+    """Sounds at places, in manners and in pairs; and captions."""
     lines = [" ".join(parts) for parts in itertools.product(SOURCES, PLACES)]
     lines += [", ".join(parts) for parts in itertools.product(SOURCES, MANNERS)]
-    return lines + [f"{one} and {other}" for one, other in itertools.pairwise(SOURCES)]
+    lines += [f"{one} and {other}" for one, other in itertools.pairwise(SOURCES)]
+    return lines + [draw(seed).caption for seed in range(CAPTIONS)]
 
 
 def clap_tokenizer() -> transformers.RobertaTokenizer:
@@ -61,7 +68,7 @@ def t5_tokenizer() -> transformers.T5Tokenizer:
     """Unigram pieces: the words of the descriptions by how often they occur, and printable ASCII
     for all other words. Characters beyond that are unknown.
     """
-    words = Counter(re.findall(r"[^\W_]+|,", " ".join(descriptions())))
+    words = Counter(re.findall(r"[^\W_]+(?:-[^\W_]+)*|,", " ".join(descriptions())))
     total = sum(words.values())
     ranked = sorted(words, key=lambda word: (-words[word], word))
     scores = [(f"\u2581{word}", round(math.log(words[word] / total), 4)) for word in ranked]

@@ -9,8 +9,11 @@ writes to its own folder: checkpoint.pt, curve.csv and what the next stages need
 import argparse
 from pathlib import Path
 
+from bundle import make_bundle
 from round_trip import report
+from train_clap import train_clap
 from train_classifier import train_classifier
+from train_diffusion import train_diffusion
 from train_vae import train_vae
 from train_vocoder import train_vocoder
 from training import Run
@@ -18,8 +21,11 @@ from training import Run
 STAGES = {
     "vae": train_vae,
     "vocoder": train_vocoder,
+    "clap": train_clap,
+    "diffusion": train_diffusion,
     "classifier": train_classifier,
     "report": report,
+    "bundle": make_bundle,
 }
 
 

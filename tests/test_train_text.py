@@ -1,0 +1,218 @@
+"""The stages "clap", "diffusion" and "bundle", tiny: they learn, go on where they were cut off, and
+what they leave behind is a bundle that is told of a text what training told it.
+"""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import train_clap
+import train_diffusion
+import training
+from bundle import make_bundle
+from networks import save_network
+from sounds import draw, sound
+from torch.testing import assert_close
+from train_diffusion import Clips, Denoiser, build, diffusion_loss
+from training import Run
+
+from audiolitefocus import AudioLDM2Pipeline
+from audiolitefocus.config import UNetConfig, VAEConfig, VocoderConfig
+from audiolitefocus.vae import VAE
+from audiolitefocus.vocoder import HiFiGAN
+
+WIDTH = train_clap.WIDTH
+TINY = UNetConfig(
+    channels=(8, 8, 8, 8),
+    heads=(1, 1, 1, 1),
+    resnets=1,
+    norm_groups=4,
+    loa_dim=WIDTH,
+    t5_dim=WIDTH,
+)
+COUNT = 60  # clips
+HALF_PRECISION = 5e-3  # of weights, in the values that text towers give
+
+
+class Inline:
+    """An executor without threads."""
+
+    map = staticmethod(map)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setattr(train_diffusion, "UNET", TINY)
+    monkeypatch.setattr("bundle.UNET", TINY)
+    monkeypatch.setattr(train_diffusion, "GROUP", 2)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+
+
+@pytest.fixture(scope="module")
+def clips() -> Clips:
+    """Latents that say where a sound's family stands in the world, in 8 frames."""
+    generator = torch.Generator().manual_seed(0)
+    captions = [draw(seed).caption for seed in range(COUNT)]
+    latents = torch.randn(COUNT, 8, 1, 16, generator=generator).repeat(1, 1, 8, 1).numpy()
+    ids = train_diffusion.t5_tokenizer()(captions)["input_ids"]
+    clap = torch.randn(COUNT, WIDTH, generator=generator)
+    return Clips([latents.astype(np.float16)], clap, ids, [1] * COUNT)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Run:
+    """A folder in which every stage has been, with tiny or random networks."""
+    run = Run(out=tmp_path_factory.mktemp("train"), steps=25)
+    torch.manual_seed(0)
+    vae = VAE(VAEConfig(channels=(8, 8, 8), resnets=1, norm_groups=4, scale_factor=1.1))
+    save_network(run.folder("vae"), "vae", vae)
+    vocoder = HiFiGAN(VocoderConfig(initial_channels=32))
+    save_network(run.folder("vocoder"), "vocoder", vocoder)
+    tokenizer = train_clap.clap_tokenizer()
+    for part in (train_clap.clap_tower(len(tokenizer)), tokenizer, train_clap.clap_ears()):
+        part.save_pretrained(run.folder("clap") / "tower")
+    for stage in ("vae", "vocoder", "clap"):
+        (run.folder(stage) / "curve.csv").write_text("step,seconds,rate,loss\n25,9.5,0.1,0.5\n")
+    (run.out / "clap" / "report.json").write_text('{"clips": 9, "of_20": 0.5, "family": 0.5}')
+    errors = {name: 1.0 for name in ("mean_mel", "vae", "vocoder", "both")}
+    (run.out / "round_trip.json").write_text(json.dumps({"clips": 9, "all": errors}))
+    return run
+
+
+def fit(run: Run, clips: Clips, *, cut_off_at: int | None = None) -> Denoiser:
+    denoiser, calls = build(0), 0
+
+    def loss():
+        nonlocal calls
+        calls += 1
+        if calls == cut_off_at:
+            raise KeyboardInterrupt
+        return diffusion_loss(run, denoiser, clips.batch("cpu"), Inline)
+
+    return training.train(run, "diffusion", denoiser, loss, steps=50, rate=5e-3)
+
+
+def test_diffusion_learns_and_goes_on_where_it_was_cut_off(clips, tmp_path):
+    straight, cut = tmp_path / "straight", tmp_path / "cut"
+    straight.mkdir(), cut.mkdir()
+    expected = fit(Run(out=straight), clips)
+    with pytest.raises(KeyboardInterrupt):
+        fit(Run(out=cut), clips, cut_off_at=40)  # after the checkpoint of step 25
+    found = fit(Run(out=cut), clips)
+    for key, value in expected.state_dict().items():
+        assert torch.equal(value, found.state_dict()[key]), key
+    curve = np.genfromtxt(straight / "diffusion" / "curve.csv", delimiter=",", names=True)
+    assert curve["loss"][-1] < 0.97 * curve["loss"][0]
+
+
+def test_groups_in_threads_have_the_gradient_of_their_mean(clips, tmp_path):
+    denoiser = build(0)
+    for parameter in denoiser.parameters():  # those that begin with zeros would hide the others
+        parameter.data += 0.02 * torch.randn(
+            parameter.shape, generator=torch.Generator().manual_seed(0)
+        )
+    groups = clips.batch("cpu")
+    mean = torch.stack([denoiser(group) for group in groups]).mean()
+    mean.backward()
+    expected = [p.grad.clone() for p in denoiser.parameters() if p.grad is not None]
+    found_at = [p for p in denoiser.parameters() if p.grad is not None]
+    denoiser.zero_grad()
+    with train_diffusion.ThreadPoolExecutor(2) as pool:
+        loss = diffusion_loss(Run(out=tmp_path), denoiser, groups, pool)["loss"]
+    loss.backward()
+    assert_close(loss.detach(), mean.detach())
+    assert_close([p.grad for p in found_at], expected)
+
+
+def test_steps_of_a_batch_are_spread_evenly(clips):
+    torch.manual_seed(0)
+    steps = torch.cat([group.steps for group in clips.batch("cpu")])
+    count = len(steps)
+    assert sorted((steps * count // 1000).tolist()) == list(range(count))
+
+
+def test_clips_of_a_group_have_captions_of_one_length(clips):
+    torch.manual_seed(0)
+    lengths = {clips.batch("cpu")[0].ids.shape[1] for _ in range(30)}
+    assert len(lengths) > 3 and lengths <= {len(ids) for ids in clips.ids}
+
+
+def test_the_bundle_loads_and_is_told_what_training_told(clips, whole):
+    fit(whole, clips)
+    make_bundle(whole)
+    folder = whole.out / "bundle"
+    pipe = AudioLDM2Pipeline.from_pretrained(folder, device="cpu")
+    made = pipe(
+        "a high steady tone",
+        num_inference_steps=2,
+        sampler="dpm++",
+        num_waveforms_per_prompt=2,
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert made.audios.shape == (2, 40960) and np.isfinite(made.audios).all()
+    assert made.scores is not None and made.scores[0] >= made.scores[1]
+    caption = "a rising chirp"
+    denoiser, encoder = train_diffusion.build(0), pipe.text
+    state = torch.load(whole.out / "diffusion" / "checkpoint.pt", weights_only=True)
+    denoiser.load_state_dict(state["averaged"])
+    clap = train_diffusion.clap_embeddings(whole.out / "clap" / "tower", [caption])
+    ids = torch.tensor([train_diffusion.t5_tokenizer()(caption)["input_ids"]])
+    with torch.inference_mode():
+        both = denoiser.condition(clap.repeat(2, 1), ids.repeat(2, 1), torch.tensor([False, True]))
+        told, nothing = encoder.encode([caption]), encoder.unconditional(1)
+    length = told.t5.shape[1]
+    assert_close(both.loa[:1], told.loa, atol=HALF_PRECISION, rtol=HALF_PRECISION)
+    assert_close(both.t5[:1], told.t5, atol=HALF_PRECISION, rtol=HALF_PRECISION)
+    assert_close(both.t5[1:, :1], nothing.t5, atol=HALF_PRECISION, rtol=HALF_PRECISION)
+    assert torch.equal(both.loa[1:], nothing.loa) and not both.loa[1].any()
+    assert both.t5_mask.tolist() == [[1] * length, [1] + [0] * (length - 1)]
+
+
+def test_a_bundle_needs_every_stage(whole, tmp_path):
+    with pytest.raises(ValueError, match="no trained vae: run the stage 'vae'"):
+        make_bundle(Run(out=tmp_path))
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_sounds_mean_the_same_where_their_words_do():
+    fast, again, slow = (
+        sound("metronome", seed=seed, speed=speed)
+        for seed, speed in ((1, "fast"), (2, "fast"), (1, "slow"))
+    )
+    assert train_clap.meaning(fast) == train_clap.meaning(again) != train_clap.meaning(slow)
+    meanings = [train_clap.meaning(s) for s in (fast, slow, again)]
+    assert train_clap.numbered(meanings).tolist() == [0, 1, 0]
+
+
+def test_contrastive_loss_in_closed_form():
+    """With a scale of 1 and four orthogonal directions: -log(e / (e + 3)) for pairs of their own;
+    where all mean the same, every sound is as good a target as the next.
+    """
+    clap = torch.nn.Module()
+    clap.logit_scale_a = clap.logit_scale_t = torch.zeros(())
+    unit = torch.eye(4)
+    own = train_clap.contrastive(clap, unit, unit, torch.arange(4))
+    one = torch.tensor(1.0)
+    assert_close(own, (one.exp() + 3).log() - 1)
+    assert_close(
+        train_clap.contrastive(clap, unit, unit, torch.zeros(4)), (one.exp() + 3).log() - 0.25
+    )
+
+
+def test_clap_learns(tmp_path, monkeypatch):
+    """A handful of noises of different loudness and colour find their captions."""
+    monkeypatch.setattr(train_clap, "BATCH", 8)
+    generator = np.random.default_rng(0)
+    sounds = [draw(seed) for seed in range(8)]
+    waveforms = generator.standard_normal((8, 48000)).cumsum(1) * np.arange(8)[:, None] * 1e-3
+    waveforms += generator.standard_normal((8, 48000)) * (2.0 ** -np.arange(8))[:, None]
+    pairs = train_clap.Pairs(sounds, train_clap.hear(waveforms))
+    assert pairs.features.shape == (8, 1, 251, 64)
+    torch.manual_seed(0)
+    clap, run = train_clap.clap_tower(1024), Run(out=tmp_path)
+    training.train(
+        run, "clap", clap, lambda: train_clap.clap_loss(run, clap, pairs), steps=50, rate=2e-3
+    )
+    curve = np.genfromtxt(tmp_path / "clap" / "curve.csv", delimiter=",", names=True)
+    assert curve["loss"][-1] < 0.7 * curve["loss"][0]
