@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 import transformers
-from clips import FRAMES, VOCODER
+from clips import FRAMES, OFTEN, TIMES, VOCODER
 from demo_text import clap_tokenizer, t5_tokenizer
 from networks import load_network
 from sounds import FAMILIES
 from torch import nn
 from train_clap import CHUNKS as CLAP_CHUNKS
 from train_clap import clap_ears
-from train_diffusion import CHUNKS, OFTEN, PROJECTION, TIMES, UNET, Denoiser, build
+from train_diffusion import CHUNKS, PROJECTION, UNET, Denoiser, build
 from train_vae import CHUNKS as VAE_CHUNKS
 from train_vocoder import CHUNKS as VOCODER_CHUNKS
 from training import Run

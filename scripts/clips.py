@@ -15,6 +15,8 @@ FRAMES = 256  # of a clip: 2.56 s
 MARGIN = 4  # frames cut from both ends, where the spectrogram continues the sound by reflection
 CHUNK = 1000  # clips in a file
 VOCODER = VocoderConfig()
+OFTEN = ("tone", "rising chirp", "falling chirp", "metronome", "white noise")
+TIMES = 3  # as often as others are sounds of these alone shown: what they say is measured exactly
 
 
 def clip(seed: int, frames: int = FRAMES) -> tuple[np.ndarray, np.ndarray]:
@@ -42,3 +44,10 @@ def chunk(folder: Path, index: int) -> tuple[np.ndarray, np.ndarray]:
                 np.save(file, np.stack(arrays).astype(np.float16))
             part.replace(path)
     return np.load(paths[0], mmap_mode="r"), np.load(paths[1], mmap_mode="r")
+
+
+def shown(chunks: int) -> list[int]:
+    """The clips of so many chunks, those of OFTEN repeated."""
+    families = [draw(seed).families for seed in range(CHUNK * chunks)]
+    times = [TIMES if len(of) == 1 and of[0] in OFTEN else 1 for of in families]
+    return [index for index, count in enumerate(times) for _ in range(count)]

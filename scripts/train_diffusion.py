@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
-from clips import CHUNK, chunk
+from clips import CHUNK, chunk, shown
 from demo_text import clap_tokenizer, t5_tokenizer
 from networks import load_network
 from sounds import draw
@@ -51,8 +51,6 @@ CHUNKS = 8  # thousands of clips
 STEPS, RATE = 30000, 1.5e-3
 AVERAGE = 0.998  # decay of the averaged weights
 GROUPS, GROUP = 2, 6  # of clips in a batch, and clips in a group
-OFTEN = ("tone", "rising chirp", "falling chirp", "metronome", "white noise")
-TIMES = 3  # as often as others are sounds of these alone shown: what they say is measured exactly
 DROPPED = 0.1  # share of clips without condition
 
 
@@ -162,14 +160,13 @@ class Clips:
         latents: of a thousand clips each.
         clap: (n, c), CLAP's embeddings of the captions.
         ids: T5's tokens of the captions.
-        times: how often each clip is shown, against others.
+        shown: the clips to draw from; some are drawn more often than others.
     """
 
     def __init__(
-        self, latents: list[np.ndarray], clap: Tensor, ids: list[list[int]], times: list[int]
+        self, latents: list[np.ndarray], clap: Tensor, ids: list[list[int]], shown: list[int]
     ):
-        self.latents, self.clap, self.ids = latents, clap, ids
-        self.shown = [index for index, count in enumerate(times) for _ in range(count)]
+        self.latents, self.clap, self.ids, self.shown = latents, clap, ids, shown
         self.alike: dict[int, list[int]] = {}  # by the number of tokens
         for index in self.shown:
             self.alike.setdefault(len(ids[index]), []).append(index)
@@ -252,13 +249,11 @@ def clap_embeddings(folder: Path, captions: list[str]) -> Tensor:
 
 
 def stored_clips(run: Run, vae: VAE) -> Clips:
-    sounds = [draw(seed) for seed in range(CHUNK * CHUNKS)]
-    captions = [sound.caption for sound in sounds]
-    times = [TIMES if sound.families in [(name,) for name in OFTEN] else 1 for sound in sounds]
+    captions = [draw(seed).caption for seed in range(CHUNK * CHUNKS)]
     latents = [stored_latents(run, vae, index) for index in range(CHUNKS)]
     ids = t5_tokenizer()(captions)["input_ids"]
     clap = clap_embeddings(run.out / "clap" / "tower", captions)
-    return Clips(latents, clap, ids, times)
+    return Clips(latents, clap, ids, shown(CHUNKS))
 
 
 def build(seed: int) -> Denoiser:

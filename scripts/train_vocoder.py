@@ -8,16 +8,17 @@ will, too.
 
 import numpy as np
 import torch
-from clips import CHUNK, FRAMES, VOCODER, chunk
+from clips import CHUNK, FRAMES, VOCODER, chunk, shown
 from networks import load_network, save_network
-from torch import Tensor
+from sounds import RMS
+from torch import Tensor, nn
 from training import Losses, Run, train
 
 from audiolitefocus.atomic import atomic_file
 from audiolitefocus.config import VAEConfig, VocoderConfig
 from audiolitefocus.mel import log_mel
 from audiolitefocus.vae import VAE
-from audiolitefocus.vocoder import HiFiGAN
+from audiolitefocus.vocoder import HiFiGAN, ResidualBlock
 
 CONFIG = VocoderConfig(
     initial_channels=128,
@@ -26,19 +27,25 @@ CONFIG = VocoderConfig(
     resblock_kernels=(3, 7),
     resblock_dilations=((1, 3, 5), (1, 3, 5)),
 )
-CHUNKS = 2  # thousands of clips
-STEPS, RATE = 8000, 4e-4
+CHUNKS = 4  # thousands of clips
+STEPS, RATE = 14000, 6e-4
 SEGMENTS, SEGMENT_FRAMES = 8, 32  # a batch
 RESOLUTIONS = ((256, 64), (512, 128), (1024, 256), (2048, 512))  # windows and hops in samples
-QUIET = 5e-3  # magnitudes and
-QUIET_MEL = -8.0  # log-mel values below are as good as silence
+SHORTCUT = 0.3  # size of a residual block's part beside its shortcut, at the beginning
+QUIET = 5e-3  # magnitude and
+QUIET_MEL = -8.0  # log-mel value that is added to all: what lies far below is as good as silence
+CONVERGENCE = 4.0  # weight of spectral convergence
 
 
-def segments(mels: list[np.ndarray], samples: list[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """A batch: log-mels (b, t, 64) and their samples (b, 160 t). `mels` may hold the same clips
-    twice, for they can come in two versions.
+def segments(
+    mels: list[np.ndarray], samples: list[np.ndarray], clips: list[int]
+) -> tuple[Tensor, Tensor]:
+    """A batch from these clips: log-mels (b, t, 64) and their samples (b, 160 t). `mels` may hold
+    the same clips twice, for they can come in two versions.
     """
-    which = torch.randint(len(mels) * CHUNK, (SEGMENTS,)).tolist()
+    versions = CHUNK * len(samples) * torch.randint(len(mels) // len(samples), (SEGMENTS,))
+    drawn = torch.randint(len(clips), (SEGMENTS,)).tolist()
+    which = [clips[i] + version for i, version in zip(drawn, versions.tolist(), strict=True)]
     starts = torch.randint(FRAMES - SEGMENT_FRAMES + 1, (SEGMENTS,)).tolist()
     hop, cut = CONFIG.hop_length, ([], [])
     for index, start in zip(which, starts, strict=True):
@@ -50,16 +57,19 @@ def segments(mels: list[np.ndarray], samples: list[np.ndarray]) -> tuple[Tensor,
 
 
 def stft_loss(made: Tensor, sound: Tensor) -> tuple[Tensor, Tensor]:
-    """Spectral convergence and absolute error of log-magnitudes, the means over RESOLUTIONS."""
+    """Spectral convergence, of the square roots of magnitudes, and absolute error of their
+    logarithms: the means over RESOLUTIONS. Roots, because what is as loud as it should be at one
+    frequency must not hide that another is missing.
+    """
     convergence, log_error = [], []
     for size, hop in RESOLUTIONS:
         window = torch.hann_window(size, device=sound.device)
         a, b = (
-            torch.stft(x, size, hop, window=window, return_complex=True).abs()
+            torch.stft(x, size, hop, window=window, return_complex=True).abs() + QUIET
             for x in (made, sound)
         )
-        convergence.append((a - b).norm() / b.norm())
-        log_error.append((a.clamp_min(QUIET).log() - b.clamp_min(QUIET).log()).abs().mean())
+        convergence.append((a.sqrt() - b.sqrt()).norm() / b.sqrt().norm())
+        log_error.append((a.log() - b.log()).abs().mean())
     return torch.stack(convergence).mean(), torch.stack(log_error).mean()
 
 
@@ -68,10 +78,11 @@ def vocoder_loss(run: Run, vocoder: HiFiGAN, batch: tuple[Tensor, Tensor]) -> Lo
     with run.autocast():
         made = vocoder(mel).float()[:, : sound.shape[1]]
     convergence, log_error = stft_loss(made, sound)
-    a, b = (log_mel(x, VOCODER).clamp_min(QUIET_MEL) for x in (made, sound))
+    quiet = torch.tensor(QUIET_MEL, device=run.device)
+    a, b = (torch.logaddexp(log_mel(x, VOCODER), quiet) for x in (made, sound))
     mel_error = (a - b).abs().mean()
     return {
-        "loss": convergence + log_error + mel_error,
+        "loss": CONVERGENCE * convergence + log_error + mel_error,
         "convergence": convergence,
         "log_error": log_error,
         "mel_error": mel_error,
@@ -91,14 +102,33 @@ def decoded_mels(run: Run, index: int, mels: np.ndarray) -> np.ndarray:
     return np.load(path, mmap_mode="r")
 
 
-def build(sample: np.ndarray) -> HiFiGAN:
-    """A vocoder whose first layer expects the mean and deviation of these mels."""
+def build(mels: Tensor) -> HiFiGAN:
+    """A vocoder whose layers keep the size of what they are given, from log-mels like these (b, t,
+    64), and whose samples are as loud as sounds: near silence, losses of magnitudes have no slope.
+    """
     torch.manual_seed(0)
     vocoder = HiFiGAN(CONFIG)
     with torch.no_grad():
+        for layer in vocoder.modules():
+            if isinstance(layer, nn.Conv1d | nn.ConvTranspose1d):
+                # Of a transposed convolution's kernel, a sample meets one in so many numbers.
+                fan = (
+                    layer.weight[0].numel()
+                    if isinstance(layer, nn.Conv1d)
+                    else (layer.in_channels * layer.kernel_size[0] / layer.stride[0])
+                )
+                layer.weight.normal_(std=(2 / (1 + CONFIG.slope**2) / fan) ** 0.5)
+                layer.bias.zero_()
+        for block in vocoder.modules():
+            if isinstance(block, ResidualBlock):
+                for conv in block.convs2:
+                    conv.weight *= SHORTCUT
         first = vocoder.conv_pre
-        first.weight /= float(sample.std())
-        first.bias -= float(sample.mean()) * first.weight.sum((1, 2))
+        first.weight /= mels.std()
+        first.bias -= mels.mean() * first.weight.sum((1, 2))
+        last = vocoder.conv_post
+        last.weight *= 1e-3  # far from where tanh bends
+        last.weight *= RMS / vocoder(mels).square().mean().sqrt()
     return vocoder
 
 
@@ -106,14 +136,15 @@ def train_vocoder(run: Run) -> None:
     samples, mels = map(
         list, zip(*(chunk(run.out / "clips", i) for i in range(CHUNKS)), strict=True)
     )
-    vocoder = build(mels[0][:200].astype(np.float32))
+    vocoder = build(torch.from_numpy(mels[0][:50].astype(np.float32)))
     if (run.out / "vae" / "vae.safetensors").exists():
         mels += [decoded_mels(run, index, mels[index]) for index in range(CHUNKS)]
+    clips = shown(CHUNKS)
     averaged = train(
         run,
         "vocoder",
         vocoder,
-        lambda: vocoder_loss(run, vocoder, segments(mels, samples)),
+        lambda: vocoder_loss(run, vocoder, segments(mels, samples, clips)),
         steps=STEPS,
         rate=RATE,
     )

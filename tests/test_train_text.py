@@ -57,7 +57,7 @@ def clips() -> Clips:
     latents = torch.randn(COUNT, 8, 1, 16, generator=generator).repeat(1, 1, 8, 1).numpy()
     ids = train_diffusion.t5_tokenizer()(captions)["input_ids"]
     clap = torch.randn(COUNT, WIDTH, generator=generator)
-    return Clips([latents.astype(np.float16)], clap, ids, [1] * COUNT)
+    return Clips([latents.astype(np.float16)], clap, ids, list(range(COUNT)))
 
 
 @pytest.fixture(scope="module")
