@@ -15,8 +15,8 @@ FRAMES = 256  # of a clip: 2.56 s
 MARGIN = 4  # frames cut from both ends, where the spectrogram continues the sound by reflection
 CHUNK = 1000  # clips in a file
 VOCODER = VocoderConfig()
-OFTEN = ("tone", "rising chirp", "falling chirp", "metronome", "white noise")
-TIMES = 3  # as often as others are sounds of these alone shown: what they say is measured exactly
+# How often some sounds are shown, alone, against others: tests measure exactly what they say.
+OFTEN = {"tone": 9, "rising chirp": 4, "falling chirp": 4, "metronome": 6, "white noise": 2}
 
 
 def clip(seed: int, frames: int = FRAMES) -> tuple[np.ndarray, np.ndarray]:
@@ -47,7 +47,7 @@ def chunk(folder: Path, index: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def shown(chunks: int) -> list[int]:
-    """The clips of so many chunks, those of OFTEN repeated."""
+    """The clips of so many chunks, some of them repeated as OFTEN says."""
     families = [draw(seed).families for seed in range(CHUNK * chunks)]
-    times = [TIMES if len(of) == 1 and of[0] in OFTEN else 1 for of in families]
+    times = [OFTEN.get(of[0], 1) if len(of) == 1 else 1 for of in families]
     return [index for index, count in enumerate(times) for _ in range(count)]

@@ -51,6 +51,7 @@ CHUNKS = 8  # thousands of clips
 STEPS, RATE = 30000, 1.5e-3
 AVERAGE = 0.998  # decay of the averaged weights
 GROUPS, GROUP = 2, 6  # of clips in a batch, and clips in a group
+LEAST_SIGNAL = 1e-3  # of a clip's power that errors are divided by
 DROPPED = 0.1  # share of clips without condition
 
 
@@ -146,11 +147,17 @@ class Denoiser(nn.Module):
         )
 
     def forward(self, batch: Batch) -> Tensor:
-        """The mean squared error of the noise."""
+        """The mean squared error of the noise, divided by the share of the signal.
+
+        That is the error of the velocity (Salimans & Ho, "Progressive Distillation", 2022). Of the
+        noise alone, hardly anything is wrong where a clip is nearly all noise, which is where only
+        the text can tell what will be heard.
+        """
         alpha = self.alphas[batch.steps][:, None, None, None]
         noisy = alpha.sqrt() * batch.latents + (1 - alpha).sqrt() * batch.noise
         condition = self.condition(batch.clap, batch.ids, batch.dropped)
-        return F.mse_loss(self.unet(noisy, batch.steps, condition).float(), batch.noise)
+        wrong = self.unet(noisy, batch.steps, condition).float() - batch.noise
+        return (wrong.square() / alpha.clamp_min(LEAST_SIGNAL)).mean()
 
 
 class Clips:
@@ -172,10 +179,12 @@ class Clips:
             self.alike.setdefault(len(ids[index]), []).append(index)
 
     def batch(self, device: str) -> list[Batch]:
-        """Groups of clips; the steps of all of them together are spread evenly."""
+        """Groups of clips. The steps of all of them together are spread as the square root of even
+        numbers: most are noisy ones, where only the text can tell what will be heard.
+        """
         count, train_steps = GROUPS * GROUP, ScheduleConfig().train_steps
-        spread = (torch.randperm(count) + torch.rand(count)) * train_steps / count
-        steps = spread.long().clamp(max=train_steps - 1)
+        spread = ((torch.randperm(count) + torch.rand(count)) / count).sqrt()
+        steps = (train_steps * spread).long().clamp(max=train_steps - 1)
         return [self.group(part, device) for part in steps.split(GROUP)]
 
     def group(self, steps: Tensor, device: str) -> Batch:
