@@ -6,43 +6,41 @@ Needs every stage's last checkpoint only, so that a model can be tried while it 
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 import transformers
-from clips import FRAMES, OFTEN, TIMES, VOCODER
+from clips import FRAMES, OFTEN, VOCODER
 from demo_text import clap_tokenizer, t5_tokenizer
-from networks import load_network
+from networks import last_checkpoint, load_network, progress
 from sounds import FAMILIES
 from torch import nn
 from train_clap import CHUNKS as CLAP_CHUNKS
 from train_clap import clap_ears
-from train_diffusion import CHUNKS, PROJECTION, UNET, Denoiser, build
+from train_classifier import CHUNKS as CLASSIFIER_CHUNKS
+from train_diffusion import CHUNKS, PROJECTION, UNET, build
 from train_vae import CHUNKS as VAE_CHUNKS
 from train_vocoder import CHUNKS as VOCODER_CHUNKS
-from training import Run
+from train_vocoder import trained_vocoder
+from training import CURVE_STEPS, Run
 
 from audiolitefocus import atomic, checkpoint
-from audiolitefocus.config import BundleConfig, VAEConfig, VocoderConfig
+from audiolitefocus.config import BundleConfig, VAEConfig
 from audiolitefocus.vae import VAE
-from audiolitefocus.vocoder import HiFiGAN
 from audiolitefocus.weights import open_safetensors, save_tensors
 
-STAGES = ("vae", "vocoder", "clap", "diffusion")
+STAGES = {  # and the thousands of clips that they were shown
+    "vae": VAE_CHUNKS,
+    "vocoder": VOCODER_CHUNKS,
+    "clap": CLAP_CHUNKS,
+    "diffusion": CHUNKS,
+    "classifier": CLASSIFIER_CHUNKS,
+}
 MAX_BYTES = 20_000_000
+LAST_ROWS = 10  # of a loss curve, of which the card tells the mean
 CARD = Path(__file__).with_name("model_card.md")
-
-
-def trained_denoiser(out: Path) -> Denoiser:
-    """The averaged weights of the last checkpoint. Raises ValueError if there is none."""
-    path = out / "diffusion" / "checkpoint.pt"
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; run the stage 'diffusion'")
-    denoiser = build(seed=0)
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    denoiser.load_state_dict(state["averaged"])
-    return denoiser.eval()
 
 
 def save_tower(folder: Path, tower: nn.Module, *extras) -> None:
@@ -52,21 +50,11 @@ def save_tower(folder: Path, tower: nn.Module, *extras) -> None:
         extra.save_pretrained(folder)
 
 
-def last_rows(out: Path) -> dict[str, dict[str, str]]:
-    """Of every stage's loss curve."""
-    rows = {}
-    for stage in STAGES:
-        with (out / stage / "curve.csv").open(newline="") as file:
-            rows[stage] = list(csv.DictReader(file))[-1]
-    return rows
-
-
-def write_bundle(folder: Path, run: Run) -> None:
-    """Write the parts, their config and the card to an empty folder."""
+def write_networks(folder: Path, run: Run) -> None:
+    """Write all weights and their config to an empty folder."""
     vae = load_network(run.out / "vae", "vae", VAE, VAEConfig)
-    vocoder = load_network(run.out / "vocoder", "vocoder", HiFiGAN, VocoderConfig)
-    clap = transformers.ClapModel.from_pretrained(run.out / "clap" / "tower")
-    denoiser = trained_denoiser(run.out)
+    vocoder = trained_vocoder(run.out)
+    denoiser = last_checkpoint(run.out / "diffusion", build(run.seed))
     own = {
         "unet": denoiser.unet,
         "vae": vae,
@@ -76,11 +64,11 @@ def write_bundle(folder: Path, run: Run) -> None:
     for name, network in own.items():
         tensors = {key: value.half() for key, value in network.state_dict().items()}
         save_tensors(folder / f"{name}.safetensors", tensors)
+    clap = transformers.ClapModel.from_pretrained(run.out / "clap" / "tower")
     save_tower(folder / "clap", clap, clap_tokenizer(), clap_ears())
     save_tower(folder / "t5", denoiser.t5, t5_tokenizer())
     save_tower(folder / "gpt2", denoiser.gpt2)
-    weights = sorted(folder.rglob("*.safetensors"))
-    rows = last_rows(run.out)
+    shutil.copytree(run.out / "classifier" / "model", folder / "classifier")
     config = BundleConfig(
         name="demo",
         unet=UNET,
@@ -91,57 +79,79 @@ def write_bundle(folder: Path, run: Run) -> None:
         provenance={
             "source": "scripts/train_demo.py",
             "seed": run.seed,
-            "steps": {stage: int(row["step"]) for stage, row in rows.items()},
-            "note": "trained on synthetic sounds; see its README.md",
+            "steps": [f"{stage} {progress(run.out / stage).steps}" for stage in STAGES],
+            "note": "trained on synthetic sounds, which its README.md lists",
         },
-        files={checkpoint.bundle_name(path): checkpoint.sha256(path) for path in weights},
+        files={checkpoint.bundle_name(p): checkpoint.sha256(p) for p in weights_of(folder)},
     )
     (folder / "config.json").write_text(config.to_json(), encoding="utf-8")
-    (folder / "README.md").write_text(model_card(folder, run, rows), encoding="utf-8")
 
 
-def model_card(folder: Path, run: Run, rows: dict[str, dict[str, str]]) -> str:
-    """The README of a bundle: sizes and training read from what was made."""
-    sizes, size = [], 0
-    for path in sorted(folder.rglob("*.safetensors")):
+def weights_of(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.safetensors"))
+
+
+def sizes(folder: Path) -> str:
+    """Rows of how many numbers every network has."""
+    rows = []
+    for path in weights_of(folder):
         with open_safetensors(path) as file:
             shapes = [file.get_slice(key).get_shape() for key in file.keys()]
         name = checkpoint.bundle_name(path).removesuffix("/model.safetensors").split(".")[0]
-        sizes.append(f"| {name} | {sum(map(math.prod, shapes)):,} |")
-        size += path.stat().st_size
-    if size > MAX_BYTES:
-        raise ValueError(f"{size} bytes of weights: a bundled model has at most {MAX_BYTES}")
-    clips = dict(zip(STAGES, (VAE_CHUNKS, VOCODER_CHUNKS, CLAP_CHUNKS, CHUNKS), strict=True))
-    training = [
-        f"| {stage} | {clips[stage]},000 | {int(row['step']):,} | {float(row['seconds']) / 60:.0f} "
-        f"| {float(row['loss']):.3f} |"
-        for stage, row in rows.items()
-    ]
-    return CARD.read_text(encoding="utf-8").format(
-        sizes="\n".join(sizes),
-        training="\n".join(training),
-        megabytes=f"{size / 1e6:.1f}",
-        families=", ".join(FAMILIES),
-        seconds=f"{FRAMES * VOCODER.hop_length / VOCODER.sampling_rate:g}",
-        often=", ".join(OFTEN),
-        times=TIMES,
-        seed=run.seed,
-        **reports(run.out),
-    )
+        rows.append(f"| {name} | {sum(map(math.prod, shapes)):,} |")
+    return "\n".join(rows)
+
+
+def training(out: Path) -> str:
+    """Rows of how long every stage was trained, and where its loss ended."""
+    rows = []
+    for stage, chunks in STAGES.items():
+        done = progress(out / stage)
+        with (out / stage / "curve.csv").open(newline="") as file:
+            curve = [row for row in csv.DictReader(file) if int(row["step"]) <= done.steps]
+        loss = np.mean([float(row["loss"]) for row in curve[-LAST_ROWS:]])
+        minutes = done.seconds / 60
+        rows.append(f"| {stage} | {chunks},000 | {done.steps:,} | {minutes:.0f} | {loss:.3f} |")
+    return "\n".join(rows)
 
 
 def reports(out: Path) -> dict[str, Any]:
     """What was measured on held-out sounds, by the names that the card uses."""
-    trip = json.loads((out / "round_trip.json").read_text())
-    clap = json.loads((out / "clap" / "report.json").read_text())
+    trip, clap, classifier = (
+        json.loads((out / name).read_text())
+        for name in ("round_trip.json", "clap/report.json", "classifier/accuracy.json")
+    )
     errors = {name: f"{trip['all'][name]:.2f}" for name in ("vae", "vocoder", "both", "mean_mel")}
     return {
         **errors,
         "round_trip_clips": trip["clips"],
         **{f"clap_{name}": value for name, value in clap.items()},
+        **{f"classifier_{name}": value for name, value in classifier.items()},
     }
+
+
+def model_card(folder: Path, run: Run) -> str:
+    """The README of a bundle: sizes, training and quality, read from what was made. Raises
+    ValueError if the bundle is too large.
+    """
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    if size > MAX_BYTES:
+        raise ValueError(f"{size} bytes: a bundled model has at most {MAX_BYTES}")
+    return CARD.read_text(encoding="utf-8").format(
+        sizes=sizes(folder),
+        training=training(run.out),
+        last_steps=LAST_ROWS * CURVE_STEPS,
+        megabytes=f"{size / 1e6:.1f}",
+        families=", ".join(FAMILIES),
+        seconds=f"{FRAMES * VOCODER.hop_length / VOCODER.sampling_rate:g}",
+        often=", ".join(f"{name} {times} times" for name, times in OFTEN.items()),
+        seed=run.seed,
+        **reports(run.out),
+    )
 
 
 def make_bundle(run: Run) -> None:
     with atomic.atomic_folder(run.out / "bundle", force=True) as folder:
-        write_bundle(folder, run)
+        write_networks(folder, run)
+        card = model_card(folder, run)
+        (folder / "README.md").write_text(card, encoding="utf-8")

@@ -1,10 +1,12 @@
-"""Trained networks between the stages: float32 weights, and their config beside them."""
+"""Trained networks between the stages."""
 
 import dataclasses
 import json
 from pathlib import Path
 
+import torch
 from torch import nn
+from training import Progress
 
 from audiolitefocus.atomic import atomic_file
 from audiolitefocus.parsing import from_dict
@@ -12,7 +14,7 @@ from audiolitefocus.weights import open_safetensors, save_tensors
 
 
 def save_network(folder: Path, name: str, network: nn.Module) -> None:
-    """NAME.safetensors and NAME.json."""
+    """NAME.safetensors, in float32, and NAME.json, its config."""
     tensors = {key: tensor.cpu() for key, tensor in network.state_dict().items()}
     with atomic_file(folder / f"{name}.json") as part:
         part.write_text(json.dumps(dataclasses.asdict(network.config), indent=2) + "\n")
@@ -34,3 +36,23 @@ def load_network(folder: Path, name: str, kind: type[nn.Module], config: type) -
     with open_safetensors(folder / f"{name}.safetensors") as file:
         network.load_state_dict({key: file.get_tensor(key) for key in file.keys()})
     return network.eval().requires_grad_(False)
+
+
+def last_checkpoint(folder: Path, network: nn.Module) -> nn.Module:
+    """The averaged weights of a stage that has ended or is still training, in eval mode. Raises
+    ValueError if there are none yet.
+    """
+    network.load_state_dict(read_checkpoint(folder)["averaged"])
+    return network.eval().requires_grad_(False)
+
+
+def progress(folder: Path) -> Progress:
+    """Where a stage's last checkpoint stands. Raises ValueError if there is none."""
+    return Progress(**read_checkpoint(folder)["progress"])
+
+
+def read_checkpoint(folder: Path) -> dict:
+    path = folder / "checkpoint.pt"
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; run the stage {folder.name!r}")
+    return torch.load(path, map_location="cpu", weights_only=True)

@@ -11,10 +11,11 @@ from networks import load_network
 from sounds import HELD_OUT, draw
 from torch import Tensor
 from tqdm import tqdm
+from train_vocoder import trained_vocoder
 from training import Run
 
 from audiolitefocus.atomic import atomic_file
-from audiolitefocus.config import VAEConfig, VocoderConfig
+from audiolitefocus.config import VAEConfig
 from audiolitefocus.mel import log_mel
 from audiolitefocus.vae import VAE
 from audiolitefocus.vocoder import HiFiGAN
@@ -65,7 +66,7 @@ def report(run: Run) -> None:
     all clips and of those of each family alone. On the CPU.
     """
     vae = load_network(run.out / "vae", "vae", VAE, VAEConfig)
-    vocoder = load_network(run.out / "vocoder", "vocoder", HiFiGAN, VocoderConfig)
+    vocoder = trained_vocoder(run.out)
     mean = torch.from_numpy(chunk(run.out / "clips", 0)[1].mean((0, 1), dtype=np.float64)).float()
     seeds = range(HELD_OUT, HELD_OUT + CLIPS)
     rows = [

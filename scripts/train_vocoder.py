@@ -6,11 +6,13 @@ Once there is a trained autoencoder, half of the mels come through it: those of 
 will, too.
 """
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from clips import CHUNK, FRAMES, VOCODER, chunk, shown
-from networks import load_network, save_network
-from sounds import RMS, draw
+from networks import last_checkpoint, load_network
+from sounds import RMS
 from torch import Tensor, nn
 from training import Losses, Run, train
 
@@ -34,7 +36,6 @@ RESOLUTIONS = ((256, 64), (512, 128), (1024, 256), (2048, 512))  # windows and h
 SHORTCUT = 0.3  # size of a residual block's part beside its shortcut, at the beginning
 QUIET = 5e-3  # magnitude and
 QUIET_MEL = -8.0  # log-mel value that is added to all: what lies far below is as good as silence
-TONES = 6  # times as often as that are tones alone shown here: they are what it learns last
 CONVERGENCE = 4.0  # weight of spectral convergence
 
 
@@ -141,8 +142,7 @@ def train_vocoder(run: Run) -> None:
     if (run.out / "vae" / "vae.safetensors").exists():
         mels += [decoded_mels(run, index, mels[index]) for index in range(CHUNKS)]
     clips = shown(CHUNKS)
-    clips += [i for i in clips if draw(i).families == ("tone",)] * (TONES - 1)
-    averaged = train(
+    train(
         run,
         "vocoder",
         vocoder,
@@ -150,4 +150,7 @@ def train_vocoder(run: Run) -> None:
         steps=STEPS,
         rate=RATE,
     )
-    save_network(run.folder("vocoder"), "vocoder", averaged)
+
+
+def trained_vocoder(out: Path) -> HiFiGAN:
+    return last_checkpoint(out / "vocoder", HiFiGAN(CONFIG))

@@ -90,11 +90,15 @@ def test_scaled_latents_have_unit_deviation(small):
 def test_segments_of_mels_and_samples_belong_together(small):
     samples, mels = zip(*(clips.chunk(small.out, index) for index in range(2)), strict=True)
     torch.manual_seed(0)
-    mel, sound = train_vocoder.segments([*mels, *mels], list(samples))
+    mel, sound = train_vocoder.segments([*mels, *mels], list(samples), [1, 6])
     assert mel.shape == (8, 32, 64) and sound.shape == (8, 32 * 160)
     measured = log_mel(sound, VocoderConfig())[:, 4:-5]
     loud = mel[:, 4:-4] > -6
     assert (measured - mel[:, 4:-4])[loud].abs().max() < 0.1
+    drawn = [samples[0][1], samples[1][2]]
+    for cut in sound.numpy():
+        places = [clip.tolist().index(cut[0]) for clip in drawn if cut[0] in clip]
+        assert places, "a segment of a clip that is not among those to draw from"
 
 
 def test_the_stft_loss_of_a_sound_with_itself_and_with_its_half():
@@ -103,17 +107,19 @@ def test_the_stft_loss_of_a_sound_with_itself_and_with_its_half():
         assert term == 0
     noise = 0.3 * torch.randn(1, RATE, generator=torch.Generator().manual_seed(0))
     convergence, log_error = train_vocoder.stft_loss(0.5 * noise, noise)
-    assert abs(convergence - 0.5) < 1e-4
+    assert abs(convergence - (1 - 0.5**0.5)) < 1e-3
     assert abs(log_error - math.log(2)) < 1e-2  # hardly anything of it is below QUIET
 
 
 def test_the_stft_loss_sees_no_phase():
-    """A tone and the same tone a quarter of a period later; other frequencies cost much more."""
+    """A sound upside down is the same; a tone a quarter of a period later is, but for its ends."""
+    sound = torch.from_numpy(draw(1).render(1))[None]
+    assert sum(train_vocoder.stft_loss(-sound, sound)) == 0
     time = torch.arange(RATE)[None] / RATE
     tones = [torch.sin(2 * math.pi * 1000 * time + phase) for phase in (0, math.pi / 2)]
     other = torch.sin(2 * math.pi * 1200 * time)
     same, far = (sum(train_vocoder.stft_loss(x, tones[0])) for x in (tones[1], other))
-    assert same < 0.1 * far
+    assert same < 0.3 * far
 
 
 def test_networks_come_back_as_they_were_saved(tmp_path):
