@@ -14,13 +14,14 @@ import numpy as np
 import transformers
 from clips import FRAMES, OFTEN, VOCODER
 from demo_text import clap_tokenizer, t5_tokenizer
+from denoiser import PROJECTION, UNET, build
 from networks import last_checkpoint, load_network, progress
 from sounds import FAMILIES
 from torch import nn
 from train_clap import CHUNKS as CLAP_CHUNKS
 from train_clap import clap_ears
 from train_classifier import CHUNKS as CLASSIFIER_CHUNKS
-from train_diffusion import CHUNKS, PROJECTION, UNET, build
+from train_diffusion import CHUNKS
 from train_vae import CHUNKS as VAE_CHUNKS
 from train_vocoder import CHUNKS as VOCODER_CHUNKS
 from train_vocoder import trained_vocoder

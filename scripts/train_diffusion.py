@@ -7,157 +7,28 @@ faster than threads within operations as small as these.
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import transformers
 from clips import CHUNK, chunk, shown
 from demo_text import clap_tokenizer, t5_tokenizer
+from denoiser import Batch, Denoiser, build
 from networks import load_network
 from sounds import draw
-from torch import Tensor, nn
-from train_clap import WIDTH
+from torch import Tensor
 from training import Losses, Run, train
 
 from audiolitefocus.atomic import atomic_file
-from audiolitefocus.condition import Condition
-from audiolitefocus.conditioning import Projection, write_loa
-from audiolitefocus.config import (
-    ProjectionConfig,
-    ScheduleConfig,
-    TextConfig,
-    UNetConfig,
-    VAEConfig,
-)
-from audiolitefocus.layers import ResnetBlock, Transformer2D, arrange
-from audiolitefocus.linear import Linear
-from audiolitefocus.sampling import alphas_cumprod
-from audiolitefocus.unet import UNet
+from audiolitefocus.config import ScheduleConfig, VAEConfig
 from audiolitefocus.vae import VAE
 
-UNET = UNetConfig(
-    channels=(32, 32, 64, 64),
-    heads=(1, 1, 2, 2),
-    resnets=1,
-    norm_groups=8,
-    loa_dim=WIDTH,
-    t5_dim=WIDTH,
-)
-PROJECTION = ProjectionConfig(clap_dim=WIDTH, t5_dim=WIDTH, loa_dim=WIDTH)
 CHUNKS = 8  # thousands of clips
 STEPS, RATE = 30000, 1.5e-3
 AVERAGE = 0.998  # decay of the averaged weights
 GROUPS, GROUP = 2, 6  # of clips in a batch, and clips in a group
-LEAST_SIGNAL = 1e-3  # of a clip's power that errors are divided by
 DROPPED = 0.1  # share of clips without condition
-
-
-def t5_tower(vocabulary: int) -> transformers.T5EncoderModel:
-    return transformers.T5EncoderModel(
-        transformers.T5Config(
-            vocab_size=vocabulary,
-            d_model=WIDTH,
-            d_kv=32,
-            d_ff=2 * WIDTH,
-            num_layers=2,
-            num_heads=2,
-            feed_forward_proj="gated-gelu",
-            dropout_rate=0.0,
-        )
-    )
-
-
-def gpt2_tower() -> transformers.GPT2Model:
-    """It reads embeddings and writes hidden states, so one row of token embeddings is enough."""
-    return transformers.GPT2Model(
-        transformers.GPT2Config(
-            vocab_size=1,
-            bos_token_id=0,
-            eos_token_id=0,
-            n_positions=256,
-            n_embd=WIDTH,
-            n_layer=2,
-            n_head=2,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            resid_pdrop=0.0,
-        )
-    )
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Clips whose captions have the same number of tokens.
-
-    Attributes:
-        latents: (b, 8, t, 16), scaled.
-        clap: (b, c), CLAP's embeddings of the captions.
-        ids: (b, s), T5's tokens.
-        noise: as the latents.
-        steps: (b,) of the noise schedule.
-        dropped: (b,) bool: clips that are shown without their condition.
-    """
-
-    latents: Tensor
-    clap: Tensor
-    ids: Tensor
-    noise: Tensor
-    steps: Tensor
-    dropped: Tensor
-
-
-class Denoiser(nn.Module):
-    """All that this stage trains."""
-
-    def __init__(self, t5: nn.Module, end: int):
-        super().__init__()
-        self.t5, self.gpt2 = t5, gpt2_tower()
-        self.projection, self.unet = Projection(PROJECTION), UNet(UNET)
-        self.end = end  # T5's token of an empty text
-        alphas = torch.tensor(alphas_cumprod(ScheduleConfig()), dtype=torch.float32)
-        self.register_buffer("alphas", alphas, persistent=False)
-        for module in self.unet.modules():
-            if isinstance(module, ResnetBlock):  # every block begins as the identity
-                nn.init.zeros_(module.conv2.weight)
-            if isinstance(module, Transformer2D):
-                nn.init.zeros_(module.proj_out.weight)
-            if isinstance(module, Linear):
-                # Convolutions, which it is made of on CPUs, are slow for batches this small.
-                module.__class__ = nn.Linear
-        nn.init.zeros_(self.unet.conv_out.weight)
-        arrange(self.unet)
-
-    def condition(self, clap: Tensor, ids: Tensor, dropped: Tensor) -> Condition:
-        """As `TextEncoder.encode`, and for dropped clips as `TextEncoder.unconditional`."""
-        mask = torch.ones_like(ids)
-        t5 = self.t5(input_ids=ids, attention_mask=mask).last_hidden_state
-        inputs = self.projection(clap[:, None], t5, mask)
-        loa = write_loa(self.gpt2, *inputs, TextConfig().loa_tokens)
-        empty = self.t5(input_ids=ids.new_full((1, 1), self.end)).last_hidden_state
-        empty = F.pad(empty, (0, 0, 0, ids.shape[1] - 1))  # 1 s c
-        first = F.pad(mask[:1, :1], (0, ids.shape[1] - 1))  # 1 s
-        without = dropped[:, None, None]
-        return Condition(
-            loa=torch.where(without, torch.zeros_like(loa), loa),
-            t5=torch.where(without, empty, t5),
-            t5_mask=torch.where(dropped[:, None], first, mask),
-        )
-
-    def forward(self, batch: Batch) -> Tensor:
-        """The mean squared error of the noise, divided by the share of the signal.
-
-        That is the error of the velocity (Salimans & Ho, "Progressive Distillation", 2022). Of the
-        noise alone, hardly anything is wrong where a clip is nearly all noise, which is where only
-        the text can tell what will be heard.
-        """
-        alpha = self.alphas[batch.steps][:, None, None, None]
-        noisy = alpha.sqrt() * batch.latents + (1 - alpha).sqrt() * batch.noise
-        condition = self.condition(batch.clap, batch.ids, batch.dropped)
-        wrong = self.unet(noisy, batch.steps, condition).float() - batch.noise
-        return (wrong.square() / alpha.clamp_min(LEAST_SIGNAL)).mean()
 
 
 class Clips:
@@ -263,12 +134,6 @@ def stored_clips(run: Run, vae: VAE) -> Clips:
     ids = t5_tokenizer()(captions)["input_ids"]
     clap = clap_embeddings(run.out / "clap" / "tower", captions)
     return Clips(latents, clap, ids, shown(CHUNKS))
-
-
-def build(seed: int) -> Denoiser:
-    torch.manual_seed(seed)
-    tokenizer = t5_tokenizer()
-    return Denoiser(t5_tower(len(tokenizer)), tokenizer.eos_token_id)
 
 
 def train_diffusion(run: Run) -> None:

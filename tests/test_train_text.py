@@ -14,10 +14,11 @@ import train_diffusion
 import train_vocoder
 import training
 from bundle import make_bundle
+from denoiser import Denoiser, build
 from networks import save_network
 from sounds import draw, sound
 from torch.testing import assert_close
-from train_diffusion import Clips, Denoiser, build, diffusion_loss
+from train_diffusion import Clips, diffusion_loss
 from training import Run
 
 from audiolitefocus import AudioLDM2Pipeline
@@ -28,7 +29,7 @@ from audiolitefocus.vocoder import HiFiGAN
 
 WIDTH = train_clap.WIDTH
 TINY = UNetConfig(
-    channels=(8, 8, 8, 8),
+    channels=(16, 8, 8, 8),
     heads=(1, 1, 1, 1),
     resnets=1,
     norm_groups=4,
@@ -48,7 +49,7 @@ class Inline:
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    monkeypatch.setattr(train_diffusion, "UNET", TINY)
+    monkeypatch.setattr("denoiser.UNET", TINY)
     monkeypatch.setattr("bundle.UNET", TINY)
     monkeypatch.setattr(train_vocoder, "CONFIG", TINY_VOCODER)
     monkeypatch.setattr(train_diffusion, "GROUP", 2)
@@ -138,6 +139,17 @@ def test_groups_in_threads_have_the_gradient_of_their_mean(clips, tmp_path):
     assert_close([p.grad for p in found_at], expected)
 
 
+def test_a_new_denoiser_answers_with_its_input(clips):
+    """Whatever the step and the text: clips of unit deviation come back as they are."""
+    batch = clips.batch("cpu")[0]
+    noise = batch.noise / batch.noise.square().mean((2, 3), keepdim=True).sqrt()
+    fresh = build(0)
+    with torch.inference_mode():
+        condition = fresh.condition(batch.clap, batch.ids, batch.dropped)
+        answer = fresh.unet(noise, batch.steps, condition)
+    assert_close(answer, noise, rtol=0, atol=1e-4)  # the norm's epsilon
+
+
 def test_steps_of_a_batch_are_spread(clips):
     """One in every part of the steps; the parts hold equally much of their squares."""
     torch.manual_seed(0)
@@ -170,7 +182,7 @@ def test_the_bundle_loads_and_is_told_what_training_told(clips, whole):
     assert made.audios.shape == (2, 40960) and np.isfinite(made.audios).all()
     assert made.scores is not None and made.scores[0] >= made.scores[1]
     caption = "a rising chirp"
-    denoiser, encoder = train_diffusion.build(0), pipe.text
+    denoiser, encoder = build(0), pipe.text
     state = torch.load(whole.out / "diffusion" / "checkpoint.pt", weights_only=True)
     denoiser.load_state_dict(state["averaged"])
     denoiser.half().float()  # as the bundle keeps it
