@@ -99,24 +99,6 @@ def test_a_file_that_exists_is_kept_unless_forced(tmp_path):
     assert soundfile.read(tmp_path / "x.wav")[1] == 16000
 
 
-def test_a_json_that_exists_is_kept_unless_it_was_left_behind(made, tmp_path):
-    found = tmp_path / "x.json"
-    for contents, others in (('{"mine": 1}', []), (recipe_of(made), ["x.flac"])):
-        found.write_text(contents)
-        for name in others:
-            (tmp_path / name).touch()
-        result = run("generate", "rain", *QUICK, "-o", "x.wav", cwd=tmp_path)
-        assert result.returncode == 1 and "x.json exists; pass --force" in result.stderr
-        assert found.read_text() == contents and not (tmp_path / "x.wav").exists()
-    (tmp_path / "x.flac").unlink()
-    result = run("generate", "rain", *QUICK, "-o", "x.wav", cwd=tmp_path)
-    assert result.returncode == 0 and json.loads(found.read_text())["prompt"] == "rain"
-
-
-def recipe_of(folder: Path) -> str:
-    return (folder / "a-bell-over-rain-7.json").read_text()
-
-
 def test_a_file_of_prompts_and_candidates(tmp_path):
     (tmp_path / "prompts.txt").write_text("rain|Wet roof\n\n# a comment\nwind in trees\n")
     options = (*QUICK, "--candidates", "2", "--sampler", "dpm++", "--negative-prompt", "noise")
