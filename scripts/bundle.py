@@ -14,7 +14,7 @@ import numpy as np
 import transformers
 from clips import FRAMES, OFTEN, VOCODER
 from demo_text import clap_tokenizer, t5_tokenizer
-from denoiser import PROJECTION, UNET, build
+from denoiser import LAST_STEP, PROJECTION, SCHEDULE, UNET, build
 from networks import last_checkpoint, load_network, progress
 from sounds import FAMILIES
 from torch import nn
@@ -76,6 +76,7 @@ def write_networks(folder: Path, run: Run) -> None:
         vae=vae.config,
         vocoder=vocoder.config,
         projection=PROJECTION,
+        schedule=SCHEDULE,
         trained_seconds=FRAMES * VOCODER.hop_length / VOCODER.sampling_rate,
         provenance={
             "source": "scripts/train_demo.py",
@@ -147,6 +148,7 @@ def model_card(folder: Path, run: Run) -> str:
         seconds=f"{FRAMES * VOCODER.hop_length / VOCODER.sampling_rate:g}",
         often=", ".join(f"{name} {times} times" for name, times in OFTEN.items()),
         seed=run.seed,
+        last_step=LAST_STEP,
         **reports(run.out),
     )
 

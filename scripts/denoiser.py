@@ -28,7 +28,17 @@ UNET = UNetConfig(
     t5_dim=WIDTH,
 )
 PROJECTION = ProjectionConfig(clap_dim=WIDTH, t5_dim=WIDTH, loa_dim=WIDTH)
-LEAST_SIGNAL = 1e-3  # of a clip's power that errors are divided by
+LAST_STEP = 750  # of AudioLDM2's noise schedule: beyond, too little of a clip is left to learn from
+
+
+def beginning(schedule: ScheduleConfig, steps: int) -> ScheduleConfig:
+    """A schedule's first steps, as they are."""
+    first, last = schedule.beta_start**0.5, schedule.beta_end**0.5
+    root = first + (last - first) * (steps - 1) / (schedule.train_steps - 1)
+    return ScheduleConfig(steps, schedule.beta_start, root**2)
+
+
+SCHEDULE = beginning(ScheduleConfig(), LAST_STEP)
 
 
 def t5_tower(vocabulary: int) -> transformers.T5EncoderModel:
@@ -93,7 +103,7 @@ class Denoiser(nn.Module):
         self.t5, self.gpt2 = t5, gpt2_tower()
         self.projection, self.unet = Projection(PROJECTION), UNet(UNET)
         self.end = end  # T5's token of an empty text
-        alphas = torch.tensor(alphas_cumprod(ScheduleConfig()), dtype=torch.float32)
+        alphas = torch.tensor(alphas_cumprod(SCHEDULE), dtype=torch.float32)
         self.register_buffer("alphas", alphas, persistent=False)
         for module in self.unet.modules():
             if isinstance(module, ResnetBlock):  # every block begins as the identity
@@ -133,7 +143,7 @@ class Denoiser(nn.Module):
         noisy = alpha.sqrt() * batch.latents + (1 - alpha).sqrt() * batch.noise
         condition = self.condition(batch.clap, batch.ids, batch.dropped)
         wrong = self.unet(noisy, batch.steps, condition).float() - batch.noise
-        return (wrong.square() / alpha.clamp_min(LEAST_SIGNAL)).mean()
+        return (wrong.square() / alpha).mean()
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from audiolitefocus.mel import log_mel
 from audiolitefocus.vae import VAE
 from audiolitefocus.vocoder import HiFiGAN
 
-CLIPS = 400
+CLIPS = 100
 EDGE = 4  # frames at both ends that are not compared: there, the vocoder's sound is continued
 
 

@@ -14,14 +14,14 @@ import torch
 import transformers
 from clips import CHUNK, chunk, shown
 from demo_text import clap_tokenizer, t5_tokenizer
-from denoiser import Batch, Denoiser, build
+from denoiser import LAST_STEP, Batch, Denoiser, build
 from networks import load_network
 from sounds import draw
 from torch import Tensor
 from training import Losses, Run, train
 
 from audiolitefocus.atomic import atomic_file
-from audiolitefocus.config import ScheduleConfig, VAEConfig
+from audiolitefocus.config import VAEConfig
 from audiolitefocus.vae import VAE
 
 CHUNKS = 8  # thousands of clips
@@ -53,9 +53,9 @@ class Clips:
         """Groups of clips. The steps of all of them together are spread as the square root of even
         numbers: most are noisy ones, where only the text can tell what will be heard.
         """
-        count, train_steps = GROUPS * GROUP, ScheduleConfig().train_steps
+        count = GROUPS * GROUP
         spread = ((torch.randperm(count) + torch.rand(count)) / count).sqrt()
-        steps = (train_steps * spread).long().clamp(max=train_steps - 1)
+        steps = (LAST_STEP * spread).long().clamp(max=LAST_STEP - 1)
         return [self.group(part, device) for part in steps.split(GROUP)]
 
     def group(self, steps: Tensor, device: str) -> Batch:

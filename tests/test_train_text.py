@@ -14,7 +14,7 @@ import train_diffusion
 import train_vocoder
 import training
 from bundle import make_bundle
-from denoiser import Denoiser, build
+from denoiser import LAST_STEP, SCHEDULE, Denoiser, build
 from networks import save_network
 from sounds import draw, sound
 from torch.testing import assert_close
@@ -23,7 +23,8 @@ from training import Run
 
 from audiolitefocus import AudioLDM2Pipeline
 from audiolitefocus.checkpoint import load_config
-from audiolitefocus.config import UNetConfig, VAEConfig
+from audiolitefocus.config import ScheduleConfig, UNetConfig, VAEConfig
+from audiolitefocus.sampling import alphas_cumprod
 from audiolitefocus.vae import VAE
 from audiolitefocus.vocoder import HiFiGAN
 
@@ -166,8 +167,13 @@ def test_steps_of_a_batch_are_spread(clips):
     """One in every part of the steps; the parts hold equally much of their squares."""
     torch.manual_seed(0)
     steps = torch.cat([group.steps for group in clips.batch("cpu")]).sort().values
-    edges = 1000 * torch.linspace(0, 1, len(steps) + 1).sqrt()
+    edges = LAST_STEP * torch.linspace(0, 1, len(steps) + 1).sqrt()
     assert (edges[:-1].floor() <= steps).all() and (steps <= edges[1:]).all()
+
+
+def test_the_schedule_is_the_beginning_of_audioldm2s():
+    whole = torch.tensor(alphas_cumprod(ScheduleConfig()))
+    assert_close(torch.tensor(alphas_cumprod(SCHEDULE)), whole[:LAST_STEP], rtol=1e-12, atol=0)
 
 
 def test_clips_of_a_group_have_captions_of_one_length(clips):
