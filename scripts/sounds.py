@@ -44,7 +44,7 @@ WORLD: Mapping[str, Family] = {
     "tone": Family(
         ("a tone", "a sine tone", "a tone sounding"),
         {
-            "pitch": {"low": (160, 300), "": (420, 700), "high": (1000, 2500)},
+            "pitch": {"low": (160, 300), "": (460, 700), "high": (1000, 2500)},
             "rhythm": {"steady": (0, 0), "pulsing": (3, 6)},
         },
     ),
