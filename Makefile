@@ -4,7 +4,7 @@
 # Each creates .venv on its first run. PYTHON names the interpreter to make it from.
 
 PYTHON ?= python3
-PROMPT ?= rain on a tin roof, distant thunder
+PROMPT ?= a rising chirp
 BIN := .venv/bin
 
 .PHONY: demo test
@@ -13,7 +13,7 @@ BIN := .venv/bin
 demo: .venv/installed-plot
 	mkdir -p out
 	$(BIN)/audiolitefocus generate "$(PROMPT)" -o out/demo.wav --model demo \
-		--duration 5.12 --sampler dpm++ --steps 25 --seed 0 --force
+		--duration 5.12 --sampler dpm++ --steps 25 --guidance-scale 7 --seed 1 --force
 	$(BIN)/python scripts/spectrogram.py out/demo.wav out/demo.png
 
 test: .venv/installed-dev

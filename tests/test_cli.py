@@ -241,5 +241,5 @@ def test_a_process_of_its_own_ends_the_same_way(tmp_path):
 def test_info_tells_what_the_bundle_is(tmp_path):
     result = run("info", "demo", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    for word in ("demo", "16000 Hz", "unet", "parameters", "random weights"):
+    for word in ("demo", "16000 Hz", "unet", "parameters", "trained on synthetic sounds"):
         assert word in result.stdout
