@@ -138,9 +138,9 @@ def drum(count: int, rng: Random, speed: float, rhythm: float) -> Samples:
 
 
 def metronome(count: int, rng: Random, speed: float) -> Samples:
-    """Wooden ticks; `speed`: beats a minute."""
+    """Wooden ticks from the very beginning; `speed`: beats a minute."""
     tick = ring([(1800.0, 1.0, 0.012), (2900.0, 0.5, 0.008)], 0.08, 5e-4)
-    return strike(count, beats(count, rng, speed / 60), [tick])
+    return strike(count, np.arange(0, count / RATE, 60 / speed), [tick])
 
 
 def white_noise(count: int, rng: Random) -> Samples:

@@ -25,7 +25,7 @@ from audiolitefocus.config import VAEConfig
 from audiolitefocus.vae import VAE
 
 CHUNKS = 8  # thousands of clips
-STEPS, RATE = 30000, 1.5e-3
+STEPS, RATE = 30000, 3e-3
 AVERAGE = 0.998  # decay of the averaged weights
 GROUPS, GROUP = 2, 6  # of clips in a batch, and clips in a group
 DROPPED = 0.1  # share of clips without condition

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from clips import CHUNK, FRAMES, VOCODER, chunk, shown
 from networks import last_checkpoint, load_network
-from sounds import RMS
+from sounds import RMS, draw
 from torch import Tensor, nn
 from training import Losses, Run, train
 
@@ -30,13 +30,16 @@ CONFIG = VocoderConfig(
     resblock_dilations=((1, 3, 5), (1, 3, 5)),
 )
 CHUNKS = 4  # thousands of clips
-STEPS, RATE = 14000, 6e-4
+STEPS, RATE = 24000, 3e-3
 SEGMENTS, SEGMENT_FRAMES = 8, 32  # a batch
 RESOLUTIONS = ((256, 64), (512, 128), (1024, 256), (2048, 512))  # windows and hops in samples
 SHORTCUT = 0.3  # size of a residual block's part beside its shortcut, at the beginning
 QUIET = 5e-3  # magnitude and
 QUIET_MEL = -8.0  # log-mel value that is added to all: what lies far below is as good as silence
 CONVERGENCE = 4.0  # weight of spectral convergence
+# Half of all segments are of tones above this pitch in Hz: the last that become as loud as they
+# should be, the later the higher.
+HARD = 400
 
 
 def segments(
@@ -139,9 +142,12 @@ def train_vocoder(run: Run) -> None:
         list, zip(*(chunk(run.out / "clips", i) for i in range(CHUNKS)), strict=True)
     )
     vocoder = build(torch.from_numpy(mels[0][:50].astype(np.float32)))
+    clips = shown(CHUNKS)
+    tones = [i for i in clips if draw(i).families == ("tone",)]
+    hard = [i for i in tones if draw(i).attributes["pitch"] > HARD]
+    clips += hard * (len(clips) // max(1, len(hard)))
     if (run.out / "vae" / "vae.safetensors").exists():
         mels += [decoded_mels(run, index, mels[index]) for index in range(CHUNKS)]
-    clips = shown(CHUNKS)
     train(
         run,
         "vocoder",
