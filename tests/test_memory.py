@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from audiolitefocus import AudioLDM2Pipeline, LiteFocus, devices, pipeline
 from audiolitefocus.config import BundleConfig
 from audiolitefocus.devices import Workplace, available, explained, in_groups, ran_out
-from audiolitefocus.memory import WORKSPACE, Demand, fit, shortage
+from audiolitefocus.memory import TEXT_CODE, WORKSPACE, Demand, fit, shortage
 
 BATCH_TOLERANCE = 1e-4  # rounding of batched matrix products, through three steps and the vocoder
 QUICK = {"audio_length_in_s": 1.28, "num_inference_steps": 3, "output_type": "pt"}
@@ -61,9 +61,12 @@ def test_memory_is_linear_in_the_length_except_where_scores_are_held():
 
 def test_what_is_loaded_is_not_missing():
     weights = FULL.weights()
-    assert FULL.missing() == pytest.approx(FULL.needed() - weights["denoiser"] - weights["decoder"])
     loaded = replace(FULL, text_loaded=True)
+    assert loaded.missing() == pytest.approx(FULL.needed() - sum(weights.values()))
     assert FULL.missing() - loaded.missing() == pytest.approx(weights["text"])
+    cpu = torch.device("cpu")
+    text = replace(FULL, device=cpu).missing() - replace(loaded, device=cpu).missing()
+    assert text == pytest.approx(weights["text"] + TEXT_CODE)
     offloaded = replace(FULL, offload=True)
     assert offloaded.missing() == offloaded.needed()
 
