@@ -35,6 +35,13 @@ def check_writable(folder: Path) -> None:
         pass
 
 
+def check_room(folder: Path, size: int) -> None:
+    """Raise OSError unless `folder` has room for so many bytes."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise OSError(f"no room in {folder}: {free:,} bytes free, and {size:,} needed")
+
+
 @contextlib.contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
     """A temporary file beside `target`, to be written into, that takes its place when the block

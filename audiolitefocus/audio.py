@@ -22,6 +22,7 @@ from audiolitefocus.config import BundleConfig
 MIN_SECONDS = 0.04  # one latent frame
 MAX_SECONDS = 3600.0  # an hour: a limit against slips of the keyboard, not of the method
 SOUND_SUFFIXES = (".wav", ".flac", ".ogg")
+SAMPLE_BYTES = 2  # in files that are written, at most
 SOUND_RATES = (4000, 384000)  # of files that are read
 MAX_TAPS = 1 << 24  # of all phases of a resampling filter: enough for any two rates in use
 

@@ -14,8 +14,15 @@ import soundfile
 import torch
 
 from audiolitefocus import __version__
-from audiolitefocus.atomic import atomic_files
-from audiolitefocus.audio import SOUND_SUFFIXES, check_sound_path, encode_sound, sound_length
+from audiolitefocus.atomic import atomic_files, check_room
+from audiolitefocus.audio import (
+    SAMPLE_BYTES,
+    SOUND_SUFFIXES,
+    ClipLength,
+    check_sound_path,
+    encode_sound,
+    sound_length,
+)
 from audiolitefocus.checkpoint import sha256
 from audiolitefocus.checks import check_texts
 from audiolitefocus.decoding import OnWindow, nothing
@@ -95,13 +102,27 @@ def read_recipe(path: Path) -> dict:
     return found if isinstance(found, dict) else {}
 
 
+def seconds_asked(pipe: AudioLDM2Pipeline, settings: Settings) -> float:
+    """How long a clip becomes."""
+    if settings.duration is not None:
+        return settings.duration
+    if settings.recording is None:
+        return pipe.config.trained_seconds
+    samples, rate = sound_length(Path(settings.recording))
+    return samples / rate
+
+
 def make_clips(
     pipe: AudioLDM2Pipeline, clips: list[Clip], on_step, on_window: OnWindow = nothing
 ) -> list[AudioOutput]:
     """Make clips, whose settings may differ in the seed alone, as one batch. Those without other
     candidates are decoded when they are saved. `on_step` and `on_window`: the pipeline's.
+
+    Raises OSError, before any work, if there is no room for the sounds.
     """
     settings = clips[0].settings
+    samples = ClipLength(seconds_asked(pipe, settings), pipe.config).samples
+    check_room(clips[0].path.parent, len(clips) * samples * SAMPLE_BYTES)
     output = pipe(
         [clip.prompt for clip in clips],
         audio_length_in_s=settings.duration,

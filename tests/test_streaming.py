@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import torch
 
-from audiolitefocus import AudioLDM2Pipeline, memory, windows
+from audiolitefocus import AudioLDM2Pipeline, atomic, memory, windows
 from audiolitefocus.audio import write_sound
 from audiolitefocus.jobs import make_clips, prepare, save_clip
 from audiolitefocus.settings import Settings
@@ -54,6 +54,21 @@ def test_a_recording_stays_in_blocks_too(pipe, short_windows):
 def test_nothing_is_decoded_before_it_is_asked_for(pipe, monkeypatch):
     monkeypatch.setattr(pipe.vae, "decode", lambda latents: pytest.fail("decoded"))
     pipe("rain", output_type="blocks", **QUICK)
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_room_for_the_sounds_is_looked_for_before_the_first_step(
+    pipe, recorded, tmp_path, monkeypatch
+):
+    recording = write_sound(tmp_path / "second.wav", np.zeros(16000, np.float32), 16000)
+    asked = {"init_audio": str(recording)} if recorded else {"duration": 1.0}
+    clips = [prepare("x", tmp_path / f"{name}.wav", Settings(steps=2, **asked)) for name in "ab"]
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr(atomic.shutil, "disk_usage", lambda folder: usage(63_999))
+    with pytest.raises(OSError, match="63,999 bytes free, and 64,000 needed"):
+        make_clips(pipe, clips, lambda *_: pytest.fail("a step"))
+    monkeypatch.setattr(atomic.shutil, "disk_usage", lambda folder: usage(64_000))
+    make_clips(pipe, clips, lambda *_: None)
 
 
 def test_candidates_need_whole_waveforms(pipe):

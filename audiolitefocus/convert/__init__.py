@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
-from audiolitefocus.atomic import atomic_folder
+from audiolitefocus.atomic import atomic_folder, check_room
 from audiolitefocus.checkpoint import bundle_name, sha256
 from audiolitefocus.config import BundleConfig
 from audiolitefocus.convert import diffusers, original
@@ -167,9 +167,7 @@ def _start(
 ) -> Callable[[str, int], None]:
     """Check that the disk has room, and set up the count of bytes."""
     writes = sum(size(part, dtype) for part in source.parts)
-    free = shutil.disk_usage(folder).free
-    if free < writes + SPARE_BYTES:
-        raise OSError(f"{folder.parent} has {free:,} bytes free; the bundle needs {writes:,}")
+    check_room(folder.parent, writes + SPARE_BYTES)
     if progress is None:
         return lambda what, count: None
     reads = sum(path.stat().st_size for path in source.files.values())
