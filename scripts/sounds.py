@@ -23,11 +23,11 @@ ROOM = 1e-4  # RMS of the noise floor of every recording
 # convolutions makes a sound that repeats with every frame, 100 times a second: no other tone can be
 # steady.
 GRID = 100
-TICK = 0.04  # seconds, a latent frame, of which a metronome's interval is a multiple
 
 LOUDNESS: Ranges = {"soft": (0.2, 0.3), "": (0.8, 1.1), "loud": (1.6, 1.9)}
 PER_MINUTE: Ranges = {"slow": (50, 80), "": (100, 130), "fast": (160, 240)}
-MARKS: Ranges = {"slow": (50, 75), "": (100, 125), "fast": (166, 215)}
+# A tick every 24, 16 or 8 latent frames of 0.04 s: 3, 2 or 1 of the UNet's deepest level.
+MARKS: Ranges = {"slow": (62.5, 62.5), "": (93.75, 93.75), "fast": (187.5, 187.5)}
 STRIKES: Ranges = {"slow": (0.6, 0.9), "": (1.2, 1.7), "fast": (2.6, 4.0)}
 SWEEPS: Ranges = {"slow": (0.5, 0.8), "": (1.0, 1.5), "fast": (2.2, 3.5)}
 
@@ -46,7 +46,7 @@ WORLD: Mapping[str, Family] = {
     "tone": Family(
         ("a tone", "a sine tone", "a tone sounding"),
         {
-            "pitch": {"low": (160, 300), "": (460, 700), "high": (1000, 1600)},
+            "pitch": {"low": (160, 300), "": (460, 700), "high": (1000, 1300)},
             "rhythm": {"steady": (0, 0), "pulsing": (3, 6)},
         },
     ),
@@ -230,8 +230,6 @@ def values(family: str, words: Mapping[str, str], rng: Random) -> dict[str, floa
         drawn[name] = low * (high / low) ** rng.uniform() if low else rng.uniform(low, high)
     if family == "tone":
         drawn["pitch"] = GRID * round(drawn["pitch"] / GRID)
-    if family == "metronome":
-        drawn["speed"] = 60 / (TICK * round(60 / drawn["speed"] / TICK))
     return drawn
 
 
