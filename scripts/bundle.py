@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import transformers
-from clips import FRAMES, OFTEN, VOCODER
+from clips import FRAMES, HARDEST, OFTEN, VOCODER
 from demo_text import clap_tokenizer, t5_tokenizer
 from denoiser import LAST_STEP, PROJECTION, SCHEDULE, UNET, build
 from networks import last_checkpoint, load_network, progress
@@ -147,6 +147,7 @@ def model_card(folder: Path, run: Run) -> str:
         families=", ".join(FAMILIES),
         seconds=f"{FRAMES * VOCODER.hop_length / VOCODER.sampling_rate:g}",
         often=", ".join(f"{name} {times} times" for name, times in OFTEN.items()),
+        hardest=HARDEST,
         seed=run.seed,
         last_step=LAST_STEP,
         **reports(run.out),

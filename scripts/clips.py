@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sounds import RATE, draw
+from sounds import RATE, WORLD, Sound, draw
 from tqdm import tqdm
 
 from audiolitefocus.config import VocoderConfig
@@ -17,6 +17,8 @@ CHUNK = 1000  # clips in a file
 VOCODER = VocoderConfig()
 # How often some sounds are shown, alone, against others: tests measure exactly what they say.
 OFTEN = {"tone": 9, "rising chirp": 4, "falling chirp": 4, "metronome": 6, "white noise": 2}
+HIGH = WORLD["tone"].attributes["pitch"]["high"][0]  # Hz
+HARDEST = 4  # times as often as other tones: high ones that are steady, which waver longest
 
 
 def clip(seed: int, frames: int = FRAMES) -> tuple[np.ndarray, np.ndarray]:
@@ -48,6 +50,13 @@ def chunk(folder: Path, index: int) -> tuple[np.ndarray, np.ndarray]:
 
 def shown(chunks: int) -> list[int]:
     """The clips of so many chunks, some of them repeated as OFTEN says."""
-    families = [draw(seed).families for seed in range(CHUNK * chunks)]
-    times = [OFTEN.get(of[0], 1) if len(of) == 1 else 1 for of in families]
-    return [index for index, count in enumerate(times) for _ in range(count)]
+    return [seed for seed in range(CHUNK * chunks) for _ in range(often(draw(seed)))]
+
+
+def often(sound: Sound) -> int:
+    """How many times a sound is shown where others are shown once."""
+    if len(sound.families) > 1:
+        return 1
+    hardest = sound.families == ("tone",) and sound.attributes["pitch"] >= HIGH
+    hardest = hardest and not sound.attributes["rhythm"]
+    return OFTEN.get(sound.families[0], 1) * (HARDEST if hardest else 1)

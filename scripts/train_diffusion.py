@@ -50,11 +50,9 @@ class Clips:
             self.alike.setdefault(len(ids[index]), []).append(index)
 
     def batch(self, device: str) -> list[Batch]:
-        """Groups of clips. The steps of all of them together are spread as the square root of even
-        numbers: most are noisy ones, where only the text can tell what will be heard.
-        """
+        """Groups of clips. The steps of all of them together are spread evenly."""
         count = GROUPS * GROUP
-        spread = ((torch.randperm(count) + torch.rand(count)) / count).sqrt()
+        spread = (torch.randperm(count) + torch.rand(count)) / count
         steps = (LAST_STEP * spread).long().clamp(max=LAST_STEP - 1)
         return [self.group(part, device) for part in steps.split(GROUP)]
 

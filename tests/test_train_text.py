@@ -30,10 +30,10 @@ from audiolitefocus.vocoder import HiFiGAN
 
 WIDTH = train_clap.WIDTH
 TINY = UNetConfig(
-    channels=(16, 8, 8, 8),
+    channels=(32, 8, 8, 8),
     heads=(1, 1, 1, 1),
     resnets=1,
-    norm_groups=4,
+    norm_groups=8,
     loa_dim=WIDTH,
     t5_dim=WIDTH,
 )
@@ -153,21 +153,24 @@ def test_groups_in_threads_have_the_gradient_of_their_mean(clips, tmp_path):
 
 
 def test_a_new_denoiser_answers_with_its_input(clips):
-    """Whatever the step and the text: clips of unit deviation come back as they are."""
+    """Nearly, and as loud whatever the deviation of the noise, of which a norm would make 1."""
     batch = clips.batch("cpu")[0]
     noise = batch.noise / batch.noise.square().mean((2, 3), keepdim=True).sqrt()
+    noise *= torch.linspace(0.9, 1.1, len(noise))[:, None, None, None]
     fresh = build(0)
     with torch.inference_mode():
         condition = fresh.condition(batch.clap, batch.ids, batch.dropped)
         answer = fresh.unet(noise, batch.steps, condition)
-    assert_close(answer, noise, rtol=0, atol=1e-4)  # the norm's epsilon
+    gains = (answer * noise).sum((2, 3)) / noise.square().sum((2, 3))  # b c
+    assert_close(answer, noise, rtol=0.1, atol=0.1)
+    assert gains.std(0).max() < 0.03  # 0.14 if each were divided by its deviation
 
 
 def test_steps_of_a_batch_are_spread(clips):
-    """One in every part of the steps; the parts hold equally much of their squares."""
+    """One in every part of the schedule."""
     torch.manual_seed(0)
     steps = torch.cat([group.steps for group in clips.batch("cpu")]).sort().values
-    edges = LAST_STEP * torch.linspace(0, 1, len(steps) + 1).sqrt()
+    edges = torch.linspace(0, LAST_STEP, len(steps) + 1)
     assert (edges[:-1].floor() <= steps).all() and (steps <= edges[1:]).all()
 
 
