@@ -19,10 +19,10 @@ HELD_OUT = 10_000_000  # seeds from here on are for evaluation: nothing is train
 RMS, PEAK = 0.1, 0.5  # of a sound of middle loudness: whichever it meets first
 BACKDROP = 0.3  # gain of what a pair's first sound is heard over
 ROOM = 1e-4  # RMS of the noise floor of every recording
-# Hz, of which a tone's pitch is a multiple. From frames that are all alike, a vocoder made of
-# convolutions makes a sound that repeats with every frame, 100 times a second: no other tone can be
-# steady.
-GRID = 100
+# Hz, of tones. From frames that are all alike, a vocoder made of convolutions makes a sound that
+# repeats with every frame, 100 times a second: only multiples of 100 Hz can be steady. And between
+# pitches that share their mel bands, a small model wavers.
+PITCHES = (200, 300, 500, 700, 1000, 1300)
 
 LOUDNESS: Ranges = {"soft": (0.2, 0.3), "": (0.8, 1.1), "loud": (1.6, 1.9)}
 PER_MINUTE: Ranges = {"slow": (50, 80), "": (100, 130), "fast": (160, 240)}
@@ -229,7 +229,7 @@ def values(family: str, words: Mapping[str, str], rng: Random) -> dict[str, floa
         low, high = ranges[words[name]]
         drawn[name] = low * (high / low) ** rng.uniform() if low else rng.uniform(low, high)
     if family == "tone":
-        drawn["pitch"] = GRID * round(drawn["pitch"] / GRID)
+        drawn["pitch"] = min(PITCHES, key=lambda pitch: abs(pitch - drawn["pitch"]))
     return drawn
 
 
