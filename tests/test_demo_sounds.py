@@ -1,7 +1,7 @@
 """What the bundled model makes of captions, heard by measurements that know nothing of it.
 
-They tell its families apart. That a sound is all that `recognise.VERDICTS` ask of it holds less
-often, as the model's card says.
+In few steps, loose ones tell its families apart; in more, `recognise.VERDICTS` hold. Only high
+tones are not steady enough for them where attention is sparse, as the model's card says.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from recognise import beat, flatness, glide, rms, tone
+from recognise import VERDICTS, beat, flatness, glide, rms, tone
 
 from audiolitefocus import AudioLDM2Pipeline, LiteFocus
 
@@ -47,17 +47,14 @@ FAMILIES: dict[str, Callable[[np.ndarray], bool]] = {
 }
 
 
-# At four times the trained length, high tones break off.
-CAPTIONS = {1: list(FAMILIES), 4: [caption for caption in FAMILIES if "high" not in caption]}
-
-
 @pytest.fixture(scope="module")
 def make():
-    """Waveforms (seeds, samples) of every caption at a multiple of the trained length."""
+    """Waveforms (seeds, samples) of captions at a multiple of the trained length."""
     pipe = AudioLDM2Pipeline.from_pretrained("demo", device="cpu")
 
-    def made(lengths: int, attention: str, seeds: int, steps: int) -> dict[str, np.ndarray]:
-        captions = CAPTIONS[lengths]
+    def made(
+        captions: list[str], lengths: int, attention: str, seeds: int, steps: int
+    ) -> dict[str, np.ndarray]:
         audios = pipe(
             [caption for caption in captions for _ in range(seeds)],
             audio_length_in_s=lengths * TRAINED,
@@ -80,7 +77,7 @@ def heard(waveform: np.ndarray) -> list[str]:
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("lengths, seeds", [(1, 2), (4, 1)])
 def test_families_are_told_apart(make, lengths, seeds, attention):
-    for caption, waveforms in make(lengths, attention, seeds, 8).items():
+    for caption, waveforms in make(list(FAMILIES), lengths, attention, seeds, 8).items():
         for waveform in waveforms:
             assert rms(waveform) > AUDIBLE
             assert heard(waveform) == [caption]
@@ -90,6 +87,7 @@ def test_families_are_told_apart(make, lengths, seeds, attention):
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("lengths", [1, 4])
 def test_nine_of_ten_seeds(make, lengths, attention):
-    for caption, waveforms in make(lengths, attention, 10, 25).items():
-        right = [heard(waveform) == [caption] for waveform in waveforms]
-        assert sum(right) >= 9, caption
+    captions = ["a rising chirp", "a fast metronome", "white noise"]
+    captions += ["a high steady tone"] if attention == "dense" else []
+    for caption, waveforms in make(captions, lengths, attention, 10, 25).items():
+        assert sum(map(VERDICTS[caption], waveforms)) >= 9, caption
