@@ -30,7 +30,7 @@ CONFIG = VocoderConfig(
     resblock_dilations=((1, 3, 5), (1, 3, 5)),
 )
 CHUNKS = 4  # thousands of clips
-STEPS, RATE = 24000, 3e-3
+STEPS, RATE = 20000, 3e-3
 SEGMENTS, SEGMENT_FRAMES = 8, 32  # a batch
 RESOLUTIONS = ((256, 64), (512, 128), (1024, 256), (2048, 512))  # windows and hops in samples
 SHORTCUT = 0.3  # size of a residual block's part beside its shortcut, at the beginning
