@@ -308,25 +308,30 @@ class AudioLDM2Pipeline:
             check_finite("latents after the last step", latents)
             if output_type == "latent":
                 return AudioOutput(latents, self.config.vocoder.sampling_rate)
-            clip_blocks = [
+            sounds = [
                 self.blocks(latent[None], length.samples, on_window, short) for latent in latents
             ]
             if recording is not None and recording.stays:
-                clip_blocks = [recording.restore(blocks) for blocks in clip_blocks]
-            if output_type == "blocks":
-                each = [(block[0] for block in blocks) for blocks in clip_blocks]
-                return AudioOutput(each, self.config.vocoder.sampling_rate)
-            audios, scores = torch.empty(clips, length.samples), None
-            with self.at_work(self.vae, self.vocoder):
-                for audio, blocks in zip(audios, clip_blocks, strict=True):
-                    fill(audio, blocks)
-            if texts and num_waveforms_per_prompt > 1:
-                audios, scores = self.text.rank(texts, audios, self.config.vocoder.sampling_rate)
-        return AudioOutput(
-            audios.numpy() if output_type == "np" else audios,
-            self.config.vocoder.sampling_rate,
-            scores,
-        )
+                sounds = [recording.restore(blocks) for blocks in sounds]
+            ranked = texts if num_waveforms_per_prompt > 1 else None
+            return self._output(sounds, length.samples, output_type, ranked)
+
+    def _output(
+        self, sounds: list[Iterator[Tensor]], samples: int, kind: str, texts: list[str] | None
+    ) -> AudioOutput:
+        """Clips, each of consecutive blocks (1, ...), as the call returns them; candidates for
+        `texts` ranked.
+        """
+        rate = self.config.vocoder.sampling_rate
+        if kind == "blocks":
+            return AudioOutput([(block[0] for block in blocks) for blocks in sounds], rate)
+        audios, scores = torch.empty(len(sounds), samples), None
+        with self.at_work(self.vae, self.vocoder):
+            for audio, blocks in zip(audios, sounds, strict=True):
+                fill(audio, blocks)
+        if texts:
+            audios, scores = self.text.rank(texts, audios, rate)
+        return AudioOutput(audios.numpy() if kind == "np" else audios, rate, scores)
 
     def _conditions(
         self, prompts: Prompts, unconditional: str, *, guided: bool, copies: int
