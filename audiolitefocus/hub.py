@@ -32,13 +32,14 @@ PIPELINE = "AudioLDM2Pipeline"
 INDEX = "model_index.json"
 WITHOUT_WEIGHTS = ("tokenizer", "tokenizer_2", "scheduler", "feature_extractor")
 SETTINGS = (".json", ".txt", ".model")  # configs, vocabularies, and sentencepiece's
+STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
+# Full precision first; a pickle only where there is nothing else.
+PREFERENCE = tuple(itertools.product(("safetensors", "bin"), ("", ".fp16", ".bf16")))
 WEIGHTS = re.compile(
-    r"(diffusion_pytorch_model|pytorch_model|model)(?P<variant>.*)\.(?P<kind>safetensors|bin)"
+    rf"({'|'.join(STEMS)})(?P<variant>.*)\.(?P<kind>safetensors|bin)"
     r"(?P<index>\.index(?P<index_variant>.*)\.json)?"
 )
 SHARD = re.compile(r"-\d+-of-(\d+)")
-# Full precision first; a pickle only where there is nothing else.
-PREFERENCE = tuple(itertools.product(("safetensors", "bin"), ("", "fp16", "bf16")))
 
 
 def fetch(
@@ -126,7 +127,7 @@ def _best_weights(
     sets: dict[tuple[str, str], list[PurePosixPath]] = {}
     for path, match in matches.items():
         variant = SHARD.sub("", match["variant"]) or match["index_variant"] or ""
-        sets.setdefault((match["kind"], variant.strip(".")), []).append(path)
+        sets.setdefault((match["kind"], variant), []).append(path)
     for key in PREFERENCE:
         paths = sets.get(key, [])
         index = [path for path in paths if matches[path]["index"]]

@@ -4,6 +4,7 @@ whole or in shards.
 Tensors are paged in when they are used. Pickles are read as data alone: code in them is refused.
 """
 
+import itertools
 import re
 import zipfile
 from pathlib import Path
@@ -11,11 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from audiolitefocus.hub import PREFERENCE, STEMS
 from audiolitefocus.parsing import parse_object
 from audiolitefocus.weights import open_safetensors
 
-STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
-VARIANTS = ("", ".fp16", ".bf16")  # full precision first
 MAX_JSON_BYTES = 1 << 24
 OBJECT = re.compile(r"Unsupported (?:global|class).*?(\S+) was not an allowed global")
 
@@ -78,15 +78,13 @@ def read_component(folder: Path) -> tuple[dict[str, Tensor], list[Path]]:
 
     safetensors before .bin, full precision before half, one file before shards.
     """
-    for ending in ("safetensors", "bin"):
-        for variant in VARIANTS:
-            for stem in STEMS:
-                path = folder / f"{stem}{variant}.{ending}"
-                index = folder / f"{stem}.{ending}.index{variant}.json"
-                if path.is_file():
-                    return read_tensors(path), [path]
-                if index.is_file():
-                    return _read_shards(index)
+    for (kind, variant), stem in itertools.product(PREFERENCE, STEMS):
+        path = folder / f"{stem}{variant}.{kind}"
+        index = folder / f"{stem}.{kind}.index{variant}.json"
+        if path.is_file():
+            return read_tensors(path), [path]
+        if index.is_file():
+            return _read_shards(index)
     raise ValueError(
         f"{folder} has no weights: expected {STEMS[0]}.safetensors, {STEMS[1]}.safetensors, their "
         f".fp16 variants, shards with an index, or .bin"
