@@ -84,7 +84,10 @@ def generate(
         typer.Option(help="Same seed, same clip. Default: random; with --prompts, by the text."),
     ] = None,
     attention: Annotated[
-        str, typer.Option(help="auto, dense, tome, litefocus[:RATIO] or cross-frequency:RATIO.")
+        str,
+        typer.Option(
+            help="auto, dense, tome, litefocus[:RATIO[:DEEPEST]] or cross-frequency:RATIO."
+        ),
     ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
     dtype: Annotated[

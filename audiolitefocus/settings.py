@@ -85,19 +85,30 @@ def parse_span(text: str) -> tuple[float, float]:
 
 def parse_attention(text: str) -> str | LiteFocus:
     """ "auto", "dense", "tome", "litefocus" (ratio 0.1), "litefocus:RATIO", where 0 is the query's
-    own frequency row alone, or "cross-frequency:RATIO", sampled keys alone.
+    own frequency row alone, "litefocus:RATIO:DEEPEST" for the levels from 1 to that one, or
+    "cross-frequency:RATIO", sampled keys alone.
     """
-    name, colon, ratio = str(text).partition(":")
-    if name == "litefocus" or (name == "cross-frequency" and colon):
-        own_row = name == "litefocus"
+    name, *numbers = str(text).split(":")
+    if (name == "litefocus" and len(numbers) <= 2) or (
+        name == "cross-frequency" and len(numbers) == 1
+    ):
         try:
-            share = float(ratio) if colon else 0.1
-            return LiteFocus(same_frequency=own_row, sparse_ratio=share)
+            return LiteFocus(
+                same_frequency=name == "litefocus",
+                sparse_ratio=float(numbers[0]) if numbers else 0.1,
+                levels=_levels_to(numbers[1]) if numbers[1:] else (1,),
+            )
         except ValueError as error:
             raise ValueError(f"attention {text!r}: {error}") from None
     if text not in ("auto", "dense", "tome"):
         raise ValueError(
-            f"attention {text!r}: must be auto, dense, tome, litefocus, litefocus:RATIO or "
-            f"cross-frequency:RATIO"
+            f"attention {text!r}: must be auto, dense, tome, litefocus, litefocus:RATIO, "
+            f"litefocus:RATIO:DEEPEST or cross-frequency:RATIO"
         )
     return text
+
+
+def _levels_to(deepest: str) -> tuple[int, ...]:
+    if deepest not in ("1", "2", "3"):
+        raise ValueError(f"deepest level {deepest!r}: must be 1, 2 or 3")
+    return tuple(range(1, int(deepest) + 1))

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiolitefocus import cli
+from audiolitefocus import LiteFocus, cli
 from audiolitefocus.config import demo_folder
+from audiolitefocus.settings import parse_attention
 
 QUICK = ("--model", "demo", "--device", "cpu", "--steps", "2", "--duration", "0.64", "--seed", "7")
 
@@ -131,6 +132,8 @@ BAD_OPTIONS = {
     "sampler": (["generate", "x", "--sampler", "euler"], "ddim, dpm++"),
     "attention": (["generate", "x", "--attention", "flash"], "litefocus"),
     "attention ratio": (["generate", "x", "--attention", "litefocus:2"], "sparse_ratio 2"),
+    "attention level": (["generate", "x", "--attention", "litefocus:0:4"], "deepest level '4'"),
+    "attention numbers": (["generate", "x", "--attention", "litefocus:0:2:1"], "DEEPEST"),
     "device": (["generate", "x", "--device", "tpu"], "tpu"),
     "device absent": (["generate", "x", "--device", "cuda:63"], "cuda:63"),
     "dtype": (["generate", "x", "--dtype", "int8"], "int8"),
@@ -143,6 +146,14 @@ BAD_OPTIONS = {
     "convert heads": (["convert", "nothing", "out", "--heads", "8"], "heads"),
     "unknown command": (["sing"], "sing"),
 }
+
+
+def test_attention_by_its_name():
+    assert parse_attention("dense") == "dense"
+    assert parse_attention("litefocus") == LiteFocus(sparse_ratio=0.1)
+    assert parse_attention("litefocus:0.2:3") == LiteFocus(sparse_ratio=0.2, levels=(1, 2, 3))
+    only_sampled = LiteFocus(same_frequency=False, sparse_ratio=0.5)
+    assert parse_attention("cross-frequency:0.5") == only_sampled
 
 
 @pytest.mark.parametrize("case", BAD_OPTIONS)
