@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from einops import rearrange, reduce
@@ -119,18 +120,22 @@ def draw(maps: dict[tuple[str, int], Tensor], shares: list[Share], picture: Path
         ax.set_yticks(middles, range(share.rows))
         ax.set(xlabel="row of the key", ylabel="row of the query")
         ax.set_title(f"{block}\nstep {step}: {share.share:.0%} in its row", fontsize=8)
-    figure.savefig(picture, dpi=120)
+    figure.savefig(picture, dpi=80)
 
 
 def table(shares: list[Share]) -> str:
-    """The share inside the query's own row: a line for each block, a column for each step."""
+    """The share inside the query's own row: a line for each block, a column for each step; and the
+    means of all blocks with as many rows.
+    """
     steps = sorted({s.step for s in shares})
-    known = {(s.block, s.step): s for s in shares}
     lines = [f"{'block':52} rows chance" + "".join(f" step {step:<4}" for step in steps)]
-    for block in dict.fromkeys(s.block for s in shares):
-        own = [known[block, step] for step in steps]
-        cells = "".join(f" {s.share:9.1%}" for s in own)
-        lines.append(f"{block:52} {own[0].rows:4} {own[0].chance:6.1%}{cells}")
+    groups = {s.block: [o for o in shares if o.block == s.block] for s in shares}
+    counts = sorted({s.rows for s in shares}, reverse=True)
+    groups |= {f"mean, {count} rows": [s for s in shares if s.rows == count] for count in counts}
+    for name, group in groups.items():
+        means = [fmean(s.share for s in group if s.step == step) for step in steps]
+        cells = "".join(f" {mean:9.1%}" for mean in means)
+        lines.append(f"{name:52} {group[0].rows:4} {group[0].chance:6.1%}{cells}")
     return "\n".join(lines)
 
 
