@@ -11,7 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from contenders import CONTENDERS, EAGER, Models, attention_of, flops, weights_bytes
+from contenders import (
+    CONTENDERS,
+    OTHERS,
+    TRAINED_SECONDS,
+    Models,
+    attention_of,
+    flops,
+    weights_bytes,
+)
 from measure import available_memory, extra_memory, machine, peak_flops, turns
 from report import Result, publish
 
@@ -37,8 +45,13 @@ def arguments() -> argparse.Namespace:
     add("--model", default="demo", help="bundle, for --what pipeline")
     add("--steps", type=int, default=20, help="for --what pipeline")
     chosen = parser.parse_args()
+    try:
+        for name in chosen.contenders:
+            attention_of(name, TRAINED_SECONDS)
+    except ValueError as error:
+        parser.error(str(error))
     if chosen.compile:
-        ours = [name for name in chosen.contenders if name in EAGER]
+        ours = [name for name in chosen.contenders if name not in OTHERS]
         chosen.contenders = [*chosen.contenders, *(f"{name}-compiled" for name in ours)]
     chosen.mode = chosen.mode or ("reduce-overhead" if chosen.device == "cuda" else "default")
     return chosen
@@ -87,7 +100,8 @@ class PipelineCalls:
         return None
 
     def obstacle(self, result: Result) -> str:
-        return "" if result.contender in EAGER else "times the UNet alone"
+        alone = result.contender in OTHERS or result.contender.endswith("-compiled")
+        return "times the UNet alone" if alone else ""
 
     def call(self, result: Result) -> Callable[[], object]:
         pipe = self.pipes[result.dtype]

@@ -23,12 +23,13 @@ from audiolitefocus.attention import LiteFocus, SelfAttention  # noqa: E402
 from audiolitefocus.condition import Condition  # noqa: E402
 from audiolitefocus.config import UNetConfig  # noqa: E402
 from audiolitefocus.layers import Signals, arrange  # noqa: E402
+from audiolitefocus.settings import parse_attention  # noqa: E402
 from audiolitefocus.unet import UNet  # noqa: E402
 
 TRAINED_SECONDS = 10.24
 BATCH, T5_TOKENS, STEP = 2, 16, 500
-EAGER = ("dense", "litefocus", "auto", "tome")  # ours, and how each attends
-CONTENDERS = ("diffusers", *EAGER, "diffusers-compiled", "authors", "naive")
+OTHERS = ("diffusers", "diffusers-compiled", "authors", "naive")  # all else is ours
+CONTENDERS = ("diffusers", "dense", "litefocus", "auto", "tome", *OTHERS[1:])
 DIFFUSERS = {  # audioldm2-full as trained; everything else is the class's default
     "in_channels": 8,
     "out_channels": 8,
@@ -46,14 +47,12 @@ def latent_frames(seconds: float) -> int:
 
 
 def attention_of(name: str, seconds: float) -> str | LiteFocus:
-    """How a contender of ours attends."""
-    if name == "litefocus":
-        return LiteFocus(sparse_ratio=0.1)
+    """How a contender of ours attends: as on the command line, "litefocus:0:2" for example."""
     if name == "auto":
         return "dense" if seconds <= TRAINED_SECONDS else LiteFocus.for_duration(seconds)
     if name == "authors":
         return LiteFocus(sparse_ratio=0.1, uniform=True, duplicates=True)
-    return "tome" if name == "tome" else "dense"
+    return "dense" if name in OTHERS else parse_attention(name)
 
 
 def weights_bytes(name: str, seconds: float, itemsize: int) -> int:

@@ -87,7 +87,8 @@ def test_longer_clips_get_sparser_and_more_levels():
     rule = [LiteFocus.for_duration(s, seed=5) for s in seconds]
     ratios = [lite.sparse_ratio for lite in rule]
     levels = [len(lite.levels) for lite in rule]
-    assert ratios == sorted(ratios, reverse=True) and ratios[0] == ratios[2] == 0.1
+    assert ratios == sorted(ratios, reverse=True) and ratios[0] == ratios[3] == 0.1
+    assert ratios[-1] == pytest.approx(0.1 * 8 * 10.24 / 640)
     assert levels == sorted(levels) and rule[0].levels == (1,)
     assert all(lite.seed == 5 for lite in rule)
 
