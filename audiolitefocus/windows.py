@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from audiolitefocus.config import VAEConfig
 from audiolitefocus.vae import Decoder, Encoder, MiddleAttention
 
-WINDOW_FRAMES = 512  # latent frames of 0.04 s: 20.48 s
+WINDOW_FRAMES = 256  # latent frames of 0.04 s: 10.24 s
 
 Run = Callable[[int, int], Tensor]  # latent frames low to high -> their feature map (b, c, f, n)
 
@@ -52,13 +52,16 @@ class Window:
 
 
 def windows(frames: int, halo: int) -> list[Window]:
-    """Windows of much the same length, at most WINDOW_FRAMES and a halo, that cover a clip."""
-    count = math.ceil(frames / WINDOW_FRAMES)
-    edges = [i * frames // count for i in range(count + 1)]
-    return [
-        Window(start, stop, max(0, start - halo), min(frames, stop + halo))
-        for start, stop in zip(edges, edges[1:], strict=False)
-    ]
+    """Windows of at most WINDOW_FRAMES that cover a clip, with at least `halo` around each but at
+    the ends. All are evaluated at the same width, so that one can have the memory of another.
+    """
+    step = math.ceil(frames / math.ceil(frames / WINDOW_FRAMES))
+    width = min(frames, step + 2 * halo)
+    found = []
+    for start in range(0, frames, step):
+        low = max(0, min(start - halo, frames - width))
+        found.append(Window(start, min(start + step, frames), low, low + width))
+    return found
 
 
 def in_windows(
@@ -120,7 +123,7 @@ class Passes:
     def results(self, run: Run) -> Iterator[tuple[Window, Tensor]]:
         """Every window, and what `run` makes of it once all norms on the way have been settled."""
         while True:
-            sums: dict[nn.GroupNorm, list[Tensor]] = {}
+            sums: dict[nn.GroupNorm, Tensor] = {}
             for window in self.windows:
                 try:
                     with self._norms(window, sums):
@@ -132,8 +135,7 @@ class Passes:
                     yield window, found
             if not sums:
                 return
-            for norm, counted in sums.items():
-                count, total, squares = torch.stack(counted).sum(0)
+            for norm, (count, total, squares) in sums.items():
                 mean = total / count
                 self.moments[norm] = mean, (squares / count - mean.square()).clamp(min=0)
 
@@ -154,14 +156,17 @@ class Passes:
         self.on_window(self.done, self.total)
 
     @contextmanager
-    def _norms(self, window: Window, sums: dict[nn.GroupNorm, list[Tensor]]) -> Iterator[None]:
+    def _norms(self, window: Window, sums: dict[nn.GroupNorm, Tensor]) -> Iterator[None]:
         """Inside, norms normalise by the statistics of the clip; the first without counts what it
         is given, and ends the evaluation.
         """
 
         def forward(norm: nn.GroupNorm, x: Tensor) -> Tensor:
             if norm not in self.moments:
-                sums.setdefault(norm, []).append(_sums(window.cut(x), norm.num_groups))
+                found = _sums(window.cut(x), norm.num_groups)
+                # Summed in place: small tensors, one kept for each window, would lie between the
+                # freed feature maps, whose room an allocator then cannot use again.
+                sums[norm] = sums[norm].add_(found) if norm in sums else found
                 raise _Counted
             return _normalise(norm, x, *self.moments[norm])
 

@@ -80,9 +80,12 @@ def test_windows_cover_the_clip(small_windows, frames):
     found = windows.windows(frames, halo=10)
     assert found[0].start == found[0].low == 0 and found[-1].stop == found[-1].high == frames
     assert all(0 < w.stop - w.start <= 48 for w in found)
+    assert len({w.high - w.low for w in found}) == 1
+    for window in found:
+        assert 0 <= window.low <= max(0, window.start - 10)
+        assert min(frames, window.stop + 10) <= window.high <= frames
     for one, other in pairwise(found):
         assert one.stop == other.start
-        assert other.low == max(0, other.start - 10) and one.high == min(frames, one.stop + 10)
 
 
 def test_norms_are_left_as_they_were(vae, small_windows):
