@@ -21,11 +21,11 @@ from audiolitefocus.windows import WINDOW_FRAMES, reach
 # Bytes for each byte counted, and besides. Measured on two x86 cores with PyTorch 2.13 and networks
 # of audioldm2's size in float32: the denoiser took 123, 218, 344 and 632 MB for 10.24, 20.48, 40.96
 # and 80 s, where 55, 109, 218 and 426 are counted; decoder or vocoder 218 and 292 MB for 5.12 and
-# 10.24 s, of which 101 and 201. Networks of the demo's size took 195 and 225 MB to decode 60 and
-# 300 s in windows, of which 63 are counted, and 100 more where 60 s had been denoised before: of
-# small feature maps, allocators keep what is freed. bfloat16 takes less; GPUs were not measured.
-# The text towers bring their library's code, which is as large however small they are.
-FACTOR, WORKSPACE, TEXT_CODE = 1.4, 250e6, 120e6
+# 10.24 s, of which 101 and 201; the decoder 310 MB in windows, of which 252. Networks of the demo's
+# size took 150 MB to decode 60 and 600 s in windows once these had been denoised, of which 63 are
+# counted: of small feature maps, allocators keep what is freed. bfloat16 takes less; GPUs were not
+# measured. The text towers bring their library's code, which is as large however small they are.
+FACTOR, WORKSPACE, TEXT_CODE = 1.4, 100e6, 120e6
 FLOAT32 = 4  # bytes; of everything but the denoiser
 
 
