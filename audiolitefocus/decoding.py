@@ -68,7 +68,12 @@ def encode_mel(vae: VAE, mel: Tensor, *, whole: bool | None = None) -> Tensor:
         frames,
         reach(vae.config),
     )
-    return torch.cat([vae.quant_conv(block).mT.chunk(2, dim=1)[0] for block in blocks], dim=2)
+    latents, done = mel.new_empty(len(mel), vae.config.latent_channels, frames, rows), 0
+    for block in blocks:
+        means, _ = vae.quant_conv(block).mT.chunk(2, dim=1)
+        latents[:, :, done : done + means.shape[2]] = means
+        done += means.shape[2]
+    return latents
 
 
 def receptive_field(config: VocoderConfig) -> int:
