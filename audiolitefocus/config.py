@@ -49,6 +49,10 @@ class UNetConfig:
             raise ValueError(f"channels {self.channels} and heads {self.heads}: one entry a level")
         if not 1 <= len(self.contexts) <= 8 or set(self.contexts) - set(CONTEXTS):
             raise ValueError(f"contexts {self.contexts}: each must be one of {CONTEXTS}")
+        if not self.attention_levels or set(self.contexts) == {"self"}:
+            raise ValueError(
+                f"contexts {self.contexts} on levels {self.attention_levels}: none attends to text"
+            )
         for channels, heads in zip(self.channels, self.heads, strict=True):
             if channels % self.norm_groups or channels % heads:
                 raise ValueError(

@@ -126,9 +126,8 @@ def denoise(
     biases = unet.time_biases(torch.tensor(way.timesteps))
 
     def predict(latents: Tensor, step: int) -> Tensor:
-        batch = latents if negative is None else torch.cat([latents, latents])
         time = [bias[step : step + 1] for bias in biases]
-        epsilon = evaluate(batch, Signals(time, keys_values, mask, unet.draw(latents)))
+        epsilon = evaluate(latents, Signals(time, keys_values, mask, unet.draw(latents)))
         return epsilon if negative is None else sampling.guide(epsilon, way.guidance_scale)
 
     latents, alphas = noise.to(device, torch.float32), sampling.alphas_cumprod(way.schedule)

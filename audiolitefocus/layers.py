@@ -34,6 +34,13 @@ class Signals:
     sampled: list[Tensor | None]
 
 
+def spread(x: Tensor, entries: int) -> Tensor:
+    """(b, ...) -> (entries, ...), a multiple: what is the same under several conditions, and so has
+    been computed once, repeated where they part. All clips under the first, then the second.
+    """
+    return x if len(x) == entries else torch.cat([x] * (entries // len(x)))
+
+
 class TimeEmbedding(nn.Module):
     """Sinusoids of the timestep, cosines first as in the original, through a two-layer
     perceptron.
@@ -127,6 +134,11 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """Nearest neighbours, then a convolution. Doubles both axes, or meets `size` where halving was
     not exact.
+
+    CPUs double by one transposed convolution with 4 x 4 taps, the same in exact arithmetic. Nearest
+    neighbours are copies, so that of the nine products of every result four are left once the taps
+    on one pixel are added up (256 channels, 16000 -> 64000 pixels, bfloat16, two AMD EPYC cores:
+    74 ms against 176 ms).
     """
 
     def __init__(self, channels: int):
@@ -134,8 +146,17 @@ class Upsample(nn.Module):
         self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        size = size or (2 * x.shape[-2], 2 * x.shape[-1])
-        return self.conv(F.interpolate(x, size=size, mode="nearest"))
+        doubled = (2 * x.shape[-2], 2 * x.shape[-1])
+        if x.device.type == "cpu" and size in (None, doubled):
+            return F.conv_transpose2d(x, self.taps(), self.conv.bias, stride=2, padding=1)
+        return self.conv(F.interpolate(x, size=size or doubled, mode="nearest"))
+
+    def taps(self) -> Tensor:
+        """(in, out, 4, 4): sums over 2 x 2 windows of the kernel, which a transposed convolution
+        turns round.
+        """
+        kernel = F.pad(self.conv.weight.mT.flip(-1, -2), (1, 1, 1, 1))
+        return F.avg_pool2d(kernel, 2, stride=1, divisor_override=1).transpose(0, 1)
 
 
 class FeedForward(nn.Module):
@@ -185,8 +206,9 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor, signals: Signals, masked: bool) -> Tensor:
         x = x + self.attn1(self.norm1(x), signals.sampled[self.attn1.index])
         if isinstance(self.attn2, CrossAttention):
-            mask = signals.mask if masked else None
-            x = x + self.attn2(self.norm2(x), signals.keys_values[self.attn2.index], mask)
+            keys_values = signals.keys_values[self.attn2.index]
+            x, mask = spread(x, len(keys_values[0])), signals.mask if masked else None
+            x = x + self.attn2(self.norm2(x), keys_values, mask)
         else:
             x = x + self.attn2(self.norm2(x), signals.sampled[self.attn2.index])
         return x + self.ff(self.norm3(x))
@@ -217,4 +239,4 @@ class Transformer2D(nn.Module):
         h = self.proj_in(rearrange(self.norm(x), "b c f t -> b f t c"))
         for block in self.blocks:
             h = block(h, signals, masked=self.context == "t5")
-        return x + rearrange(self.proj_out(h), "b f t c -> b c f t")
+        return spread(x, len(h)) + rearrange(self.proj_out(h), "b f t c -> b c f t")

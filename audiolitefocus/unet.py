@@ -24,6 +24,7 @@ from audiolitefocus.layers import (
     TimeEmbedding,
     Transformer2D,
     Upsample,
+    spread,
 )
 from audiolitefocus.token_merging import TokenMerging
 
@@ -129,16 +130,26 @@ class UNet(nn.Module):
         self.use_attention("dense")
 
     def forward(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
-        """The noise in `latents`.
+        """The noise in `latents`, under one condition or, as guidance needs it, under n.
 
         Args:
             latents: (b, 8, t, 16). Any t; levels halve exactly for multiples of 8.
-            timestep: () or (b,), 0 to 999.
-            condition: see `Condition`; same batch.
+            timestep: (), or with one condition (b,), 0 to 999.
+            condition: see `Condition`; n b entries, all clips under the first, then under the
+                second. What is done before the text is first attended to is done once for all n.
 
         Returns:
-            (b, 8, t, 16) in the dtype of `latents`, computed in the dtype of the weights.
+            (n b, 8, t, 16) in the dtype of `latents`, computed in the dtype of the weights.
+
+        Raises:
+            ValueError: batches that do not go together.
         """
+        clips, entries = len(latents), len(condition)
+        if entries % clips or (timestep.numel() > 1 and entries != clips):
+            raise ValueError(
+                f"{clips} latents, {timestep.numel()} timesteps, {entries} conditions: give as "
+                f"many conditions as latents, or with one timestep a multiple"
+            )
         keys_values, mask = self.keys_values(condition)
         time, sampled = self.time_biases(timestep), self.draw(latents)
         return self.denoise(latents, Signals(time, keys_values, mask, sampled))
@@ -164,7 +175,7 @@ class UNet(nn.Module):
         # up
         for level in self.up:
             for stage in level.stages:
-                x = stage(torch.cat([x, skips.pop()], dim=1), signals)
+                x = stage(torch.cat([x, spread(skips.pop(), len(x))], dim=1), signals)
             if level.resample is not None:
                 x = level.resample(x, skips[-1].shape[-2:])
         return self.conv_out(F.silu(self.norm_out(x))).mT.to(latents.dtype)

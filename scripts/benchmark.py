@@ -68,7 +68,7 @@ class UNetCalls:
         }
 
     def flops(self, result: Result) -> int:
-        return flops(result.contender, result.seconds)
+        return flops(result.contender, result.seconds, self.device)
 
     def obstacle(self, result: Result) -> str:
         """Why a contender cannot run, or nothing."""

@@ -1,8 +1,9 @@
-"""Who is timed: one guided evaluation (batch 2) of audioldm2-full's UNet, with random weights.
+"""Who is timed: one guided evaluation of audioldm2-full's UNet, one clip under two conditions, with
+random weights.
 
 What is constant over a denoising loop is prepared before, where the contender can: for ours, the
 keys and values of the text and the time embeddings. Drawing fresh indices is part of every
-evaluation."""
+evaluation. The others are given the clip's latents twice, as their own loops do."""
 
 import copy
 import sys
@@ -55,6 +56,11 @@ def attention_of(name: str, seconds: float) -> str | LiteFocus:
     return "dense" if name in OTHERS else parse_attention(name)
 
 
+def clips(name: str) -> int:
+    """How many latents a contender is given: the clip's, or those of both halves of the batch."""
+    return BATCH if name.startswith(OTHERS) else 1
+
+
 def weights_bytes(name: str, seconds: float, itemsize: int) -> int:
     """What the written-out attention weights of a contender take: scores and their softmax."""
     tokens = latent_frames(seconds) // 2 * 8
@@ -89,7 +95,7 @@ class Models:
 
     def inputs(self, seconds: float) -> tuple[Tensor, Condition]:
         generator = torch.Generator().manual_seed(0)
-        shapes = (BATCH, 8, latent_frames(seconds), 16), (BATCH, 8, 768), (BATCH, T5_TOKENS, 1024)
+        shapes = (1, 8, latent_frames(seconds), 16), (BATCH, 8, 768), (BATCH, T5_TOKENS, 1024)
         latents, loa, t5 = (
             torch.randn(shape, generator=generator).to(self.device, self.dtype) for shape in shapes
         )
@@ -109,6 +115,7 @@ class Models:
                 if isinstance(module, SelfAttention):
                     module.attend = authors_or_naive
         latents, condition = self.inputs(seconds)
+        latents = latents.repeat(clips(name), 1, 1, 1)
         with torch.inference_mode():
             keys_values, mask = unet.keys_values(condition)
             time = unet.time_biases(torch.tensor(STEP))
@@ -118,6 +125,7 @@ class Models:
     def _theirs(self, seconds: float, compiled: bool) -> Callable[[], Tensor]:
         unet = self._compiled(self.diffusers) if compiled else self.diffusers
         latents, condition = self.inputs(seconds)
+        latents = latents.repeat(BATCH, 1, 1, 1)
         timestep = torch.tensor(STEP, device=self.device)
         return lambda: unet(
             latents,
@@ -148,15 +156,23 @@ def authors_or_naive(q: Tensor, k: Tensor, v: Tensor, sampled: Tensor | None = N
     return authors_attention(q, k, v, sampled)
 
 
-def flops(name: str, seconds: float) -> int:
+def flops(name: str, seconds: float, device: str = "cpu") -> int:
     """Floating-point operations of one evaluation, counted without doing them."""
-    from torch.utils.flop_counter import FlopCounterMode
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-    with torch.device("meta"):
+    def attention(q: torch.Size, k: torch.Size, v: torch.Size, *_, **__) -> int:
+        return sdpa_flop_count(q, k, v)
+
+    uncounted = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
+    counter = FlopCounterMode(display=False, custom_mapping=uncounted)
+    # Ours upsamples by fewer products on CPUs; "meta" stands for all else.
+    plain = device != "cpu" or name.startswith("diffusers")
+    with FakeTensorMode(), torch.device("meta" if plain else "cpu"):
         unet, timestep = UNet(UNetConfig()).eval(), torch.empty(())
-        latents = torch.empty(BATCH, 8, latent_frames(seconds), 16)
+        latents = torch.empty(clips(name), 8, latent_frames(seconds), 16)
         condition = Condition(torch.empty(BATCH, 8, 768), torch.empty(BATCH, T5_TOKENS, 1024))
-    unet.use_attention(attention_of(name.removesuffix("-compiled"), seconds))
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        unet(latents, timestep, condition)
+        unet.use_attention(attention_of(name.removesuffix("-compiled"), seconds))
+        with counter, torch.inference_mode():
+            unet(latents, timestep, condition)
     return counter.get_total_flops()

@@ -174,6 +174,27 @@ def test_prepared_signals_give_the_same(unet, name):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("config", [SMALL, LARGE, SPEECH], ids=["full", "large", "speech"])
+def test_several_conditions_share_what_comes_before_the_text(config, name):
+    """As if the latents had been given once for each."""
+    unet, clips = build(config), 2
+    latents = inputs(clips)[0]
+    condition = inputs(3 * clips)[1]
+    outputs = []
+    for given in (latents, torch.cat([latents] * 3)):
+        unet.use_attention(VARIANTS[name])
+        outputs.append(evaluate(unet, given, condition))
+    assert len(outputs[0]) == 3 * clips
+    assert_close(*outputs, rtol=0, atol=FLOAT32)
+
+
+@pytest.mark.parametrize(("clips", "entries", "steps"), [(2, 3, 1), (2, 1, 1), (2, 4, 2)])
+def test_batches_that_do_not_go_together(unet, clips, entries, steps):
+    with pytest.raises(ValueError, match=f"{clips} latents, {steps} timesteps, {entries} cond"):
+        unet(inputs(clips)[0], torch.full((steps,), 500), inputs(entries)[1])
+
+
+@pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("length", [8, 21, 50])
 def test_any_length(unet, name, length):
     latents, condition = inputs(length=length)
