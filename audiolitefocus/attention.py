@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from audiolitefocus.flash import sdpa
 from audiolitefocus.linear import Linear
 
 # Limits of the length rule in `LiteFocus.for_duration`: in trained lengths, and in seconds.
@@ -26,7 +27,7 @@ def dense_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Every token attends to every token. All tensors, and the result, are (b, f, t, h, d)."""
     rows = q.shape[1]
     q, k, v = (rearrange(x, "b f t h d -> b h (f t) d") for x in (q, k, v))
-    return rearrange(F.scaled_dot_product_attention(q, k, v), "b h (f t) d -> b f t h d", f=rows)
+    return rearrange(sdpa(q, k, v), "b h (f t) d -> b f t h d", f=rows)
 
 
 def litefocus_attention(
@@ -58,7 +59,7 @@ def litefocus_attention(
         if mask is not None:
             mask = mask.expand(q.shape[0], rows, -1).flatten(0, 1)[:, None, None]  # (b f) 1 1 keys
     q, k, v = (rearrange(x, "b f t h d -> (b f) h t d") for x in (q, k, v))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    out = sdpa(q, k, v, mask)
     return rearrange(out, "(b f) h t d -> b f t h d", f=rows)
 
 
@@ -86,7 +87,7 @@ def cross_frequency_attention(q: Tensor, k: Tensor, v: Tensor, compensation: Ten
     rows = q.shape[1]
     q, k, v = (rearrange(x, "b f t h d -> b h (f t) d") for x in (q, k, v))
     k, v = (x[:, :, compensation.flatten()] for x in (k, v))
-    return rearrange(F.scaled_dot_product_attention(q, k, v), "b h (f t) d -> b f t h d", f=rows)
+    return rearrange(sdpa(q, k, v), "b h (f t) d -> b f t h d", f=rows)
 
 
 Attend = Callable[..., Tensor]  # (q, k, v) -> out, or (q, k, v, sampled) -> out
@@ -142,8 +143,9 @@ class LiteFocus:
 
         A level joins where its dense attention takes longer than the rest of its transformers,
         which the number of tokens over channels decides: level 1 at once, level 2 beyond 41 s
-        (45 ms against 27 ms a layer there, bfloat16 on two CPU cores), level 3 and the middle
-        beyond 164 s (72 ms against 40 ms). On the demo model that costs nothing that is measured.
+        (45 ms against 27 ms a layer there, PyTorch's attention in bfloat16 on two CPU cores),
+        level 3 and the middle beyond 164 s (72 ms against 40 ms). On the demo model that costs
+        nothing that is measured.
         """
         if not seconds > 0:
             raise ValueError(f"seconds {seconds!r}: must be positive")
@@ -227,5 +229,5 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
         """mask: (b, 1, 1, s) bool, true for tokens to attend to; None for all."""
         q = rearrange(self.to_q(x), "b f t (h d) -> b h (f t) d", h=self.heads)
-        out = F.scaled_dot_product_attention(q, *keys_values, attn_mask=mask)
+        out = sdpa(q, *keys_values, mask)
         return self.to_out(rearrange(out, "b h (f t) d -> b f t (h d)", f=x.shape[1]))

@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from audiolitefocus.attention import Attend
+from audiolitefocus.flash import sdpa
 
 
 def tome_attention(
@@ -45,7 +46,7 @@ def tome_attention(
         )
         for x in (q, k, v)
     )
-    out = F.scaled_dot_product_attention(q, k, v)
+    out = sdpa(q, k, v)
     out = rearrange(out, "b h n d -> b n (h d)").gather(1, index)
     return rearrange(out, "b (f t) (h d) -> b f t h d", f=rows, h=heads)
 
