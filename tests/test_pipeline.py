@@ -1,5 +1,7 @@
 """What the pipeline promises beyond parity: batches, candidates, repeatability, refusals."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -203,6 +205,6 @@ def test_nonsense_is_refused_before_any_work(pipe, case, monkeypatch):
 
 
 def test_latents_that_turn_nan_are_an_error(pipe, monkeypatch):
-    monkeypatch.setattr(pipe, "_evaluate", lambda latents, signals: latents * float("nan"))
+    monkeypatch.setattr(pipe, "_evaluate", lambda latents, _: latents.repeat(2, 1, 1, 1) * math.nan)
     with pytest.raises(ValueError, match="not finite"):
         pipe("a bell", **QUICK)
