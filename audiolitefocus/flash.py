@@ -26,6 +26,19 @@ LEAST_SCORES = 2**20  # fewer take PyTorch less than starting our threads
 COMPILERS = ("c++", "g++", "clang++")
 
 
+def bfloat16_is_slow() -> bool:
+    """Whether the processor has AVX512-BF16 without AMX, as far as Linux tells."""
+    try:
+        with open("/proc/cpuinfo") as lines:
+            flags = next((line for line in lines if line.startswith("flags")), "").split()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags and "amx_bf16" not in flags
+
+
+PAYS = bfloat16_is_slow()
+
+
 def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(d)) v.
 
@@ -37,13 +50,13 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     Returns:
         (b, h, n, d).
     """
-    if mask is None and _suits(q, k, v) and available():
+    if PAYS and mask is None and _suits(q, k, v):
         return flash_attention(q, k, v)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
 def _suits(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Whether the kernel can do this, and it pays."""
+    """Whether the kernel can do this, and it is enough to be worth starting threads."""
     inputs = (q, k, v)
     return (
         all(x.device.type == "cpu" and x.dtype == torch.bfloat16 for x in inputs)
@@ -54,54 +67,36 @@ def _suits(q: Tensor, k: Tensor, v: Tensor) -> bool:
     )
 
 
-@torch.compiler.assume_constant_result
-def available() -> bool:
-    """Whether the kernel runs here, and is faster than PyTorch. Compiles it when first asked."""
-    return _library() is not None
-
-
 @cache
-def _library() -> ctypes.CDLL | None:
-    flags = processor_flags()
-    if "avx512_bf16" not in flags or "amx_bf16" in flags:
+def kernel() -> ctypes.CDLL | None:
+    """The compiled kernel; None where it would not run or cannot be compiled."""
+    if not PAYS:
         return None
     candidates = (os.environ.get("CXX") or "", *COMPILERS)
     compiler = next(filter(None, map(shutil.which, candidates)), None)
     if compiler is None:
         logging.getLogger(__name__).info("no C++ compiler: attention is PyTorch's")
         return None
-    with tempfile.TemporaryDirectory() as folder:
-        built = Path(folder, "flash.so")
-        try:
-            command = [compiler, *FLAGS, str(SOURCE), "-o", str(built)]
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
-            return ctypes.CDLL(str(built))
-        except (OSError, subprocess.SubprocessError) as error:
-            why = getattr(error, "stderr", None) or error
-            logging.getLogger(__name__).info("attention is PyTorch's: %s", why)
-            return None
-
-
-def processor_flags() -> set[str]:
-    """What Linux says that the processor can do; nothing elsewhere."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return set()
-    return set(next((line for line in lines if line.startswith("flags")), "").split())
+        with tempfile.TemporaryDirectory() as folder:
+            built = str(Path(folder, "flash.so"))
+            command = [compiler, *FLAGS, str(SOURCE), "-o", built]
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+            return ctypes.CDLL(built)
+    except (OSError, subprocess.SubprocessError) as error:
+        why = getattr(error, "stderr", None) or error
+        logging.getLogger(__name__).info("attention is PyTorch's: %s", why)
+        return None
 
 
 @torch.library.custom_op("audiolitefocus::flash_attention", mutates_args=(), device_types="cpu")
 def flash_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(32)) v by the kernel. Shapes as in `sdpa`, bfloat16, d = 32; memory of
-    the result is in the order b n h d.
-
-    Raises:
-        RuntimeError: where `available` is false.
+    """softmax(q k^T / sqrt(32)) v by the kernel, or by PyTorch where there is none. Shapes as in
+    `sdpa`, bfloat16, d = 32; memory of the result is in the order b n h d.
     """
-    library, out = _library(), _empty(q)
+    library, out = kernel(), _empty(q)
     if library is None:
-        raise RuntimeError("flash_attention does not run here: ask available() first")
+        return out.copy_(F.scaled_dot_product_attention(q, k, v))
     tensors = (q, k, v, out)
     strides = [stride for x in tensors for stride in x.stride()[:3]]
     library.flash_attention(
@@ -120,6 +115,5 @@ def _(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _empty(q: Tensor) -> Tensor:
-    return torch.empty_like(q.transpose(1, 2), memory_format=torch.contiguous_format).transpose(
-        1, 2
-    )
+    batch, heads, tokens, width = q.shape
+    return q.new_empty(batch, tokens, heads, width).transpose(1, 2)
