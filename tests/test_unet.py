@@ -188,6 +188,12 @@ def test_several_conditions_share_what_comes_before_the_text(config, name):
     assert_close(*outputs, rtol=0, atol=FLOAT32)
 
 
+@pytest.mark.parametrize("change", [{"contexts": ("self",)}, {"attention_levels": ()}])
+def test_a_unet_that_cannot_hear_the_text_is_refused(change):
+    with pytest.raises(ValueError, match="none attends to text"):
+        replace(SMALL, **change)
+
+
 @pytest.mark.parametrize(("clips", "entries", "steps"), [(2, 3, 1), (2, 1, 1), (2, 4, 2)])
 def test_batches_that_do_not_go_together(unet, clips, entries, steps):
     with pytest.raises(ValueError, match=f"{clips} latents, {steps} timesteps, {entries} cond"):
