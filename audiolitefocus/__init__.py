@@ -9,13 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from audiolitefocus.attention import LiteFocus
+    from audiolitefocus.attention.litefocus import LiteFocus
     from audiolitefocus.pipeline import AudioLDM2Pipeline, AudioOutput
 
 __version__ = "0.1.0"
 __all__ = ["AudioLDM2Pipeline", "AudioOutput", "LiteFocus", "__version__"]
 
-_HOMES = {"LiteFocus": "attention", "AudioLDM2Pipeline": "pipeline", "AudioOutput": "pipeline"}
+_HOMES = {
+    "LiteFocus": "attention.litefocus",
+    "AudioLDM2Pipeline": "pipeline",
+    "AudioOutput": "pipeline",
+}
 
 
 def __getattr__(name: str):

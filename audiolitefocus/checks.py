@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from audiolitefocus.condition import Condition
 from audiolitefocus.config import UNetConfig
-from audiolitefocus.parsing import shown
+from audiolitefocus.models.condition import Condition
+from audiolitefocus.validation import shown
 
 SAMPLERS = ("ddim", "dpm++")
 UNCONDITIONALS = ("trained", "empty_prompt")

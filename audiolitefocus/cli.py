@@ -100,8 +100,8 @@ def generate(
     force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
 ) -> None:
     """Make sound files from prompts, each with a JSON file that says how to make it again."""
+    from audiolitefocus.options import Settings
     from audiolitefocus.pipeline import AudioLDM2Pipeline
-    from audiolitefocus.settings import Settings
 
     settings = Settings(
         duration=duration,
@@ -142,7 +142,7 @@ def generate(
 def _make_one(prompt: str, output: Path | None, settings, load, force: bool) -> None:
     from tqdm import tqdm
 
-    from audiolitefocus import jobs
+    from audiolitefocus.batch import clips as jobs
 
     clip = jobs.plan(prompt, output, settings, force=force)
     pipe = load()
@@ -166,8 +166,8 @@ def _make_many(
 ) -> None:
     from tqdm import tqdm
 
-    from audiolitefocus.batch import Job, read_prompts
-    from audiolitefocus.ranks import Ranks
+    from audiolitefocus.batch.ranks import Ranks
+    from audiolitefocus.batch.run import Job, read_prompts
 
     clips = read_prompts(prompts, folder or Path("."), settings, seed=seed)
     ranks = Ranks.join()
@@ -223,7 +223,7 @@ def convert(
     """Convert AudioLDM2 weights into a bundle, once; every key is accounted for."""
     from tqdm import tqdm
 
-    from audiolitefocus.convert import convert_checkpoint
+    from audiolitefocus.checkpoints.convert import convert_checkpoint
 
     with tqdm(unit="B", unit_scale=True, desc="convert") as bar:
         config = convert_checkpoint(
@@ -244,7 +244,7 @@ def convert(
 @app.command()
 def info(folder: Annotated[str, typer.Argument(help="A bundle's folder, or demo.")]) -> None:
     """Print what a bundle is: networks, sizes, where it came from."""
-    from audiolitefocus.describe import describe
+    from audiolitefocus.checkpoints.describe import describe
 
     for line in describe(folder):
         typer.echo(_printable(line))

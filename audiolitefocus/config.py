@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from audiolitefocus.parsing import check_bounds, from_dict, parse_object, shown
+from audiolitefocus.validation import check_bounds, from_dict, parse_object, shown
 
 FORMAT_VERSION = 1
 CONTEXTS = ("self", "loa", "t5")

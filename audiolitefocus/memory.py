@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from audiolitefocus.audio import ClipLength
-from audiolitefocus.checkpoint import open_safetensors
+from audiolitefocus.audio.files import ClipLength
+from audiolitefocus.checkpoints.bundle import open_safetensors
+from audiolitefocus.codec.tiling import WINDOW_FRAMES, reach
 from audiolitefocus.config import BundleConfig, UNetConfig, VAEConfig, VocoderConfig
-from audiolitefocus.devices import available
-from audiolitefocus.vocoder import CHUNK_FRAMES
-from audiolitefocus.windows import WINDOW_FRAMES, reach
+from audiolitefocus.models.vocoder import CHUNK_FRAMES
+from audiolitefocus.runtime import available
 
 # Bytes for each byte counted, and besides. Measured on two x86 cores with PyTorch 2.13 and networks
 # of audioldm2's size in float32: the denoiser took 123, 218, 344 and 632 MB for 10.24, 20.48, 40.96

@@ -11,9 +11,11 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from audiolitefocus.attention import LiteFocus
-from audiolitefocus.audio import ClipLength
-from audiolitefocus.checkpoint import check_sha256, load_component, load_config
+from audiolitefocus.attention.litefocus import LiteFocus
+from audiolitefocus.audio.files import ClipLength
+from audiolitefocus.checkpoints.bundle import check_sha256, load_component, load_config
+from audiolitefocus.checkpoints.resolve import choose_device, choose_dtype, locate
+from audiolitefocus.checkpoints.towers import TOWERS
 from audiolitefocus.checks import (
     OUTPUT_TYPES,
     Prompts,
@@ -24,21 +26,19 @@ from audiolitefocus.checks import (
     check_settings,
     check_texts,
 )
-from audiolitefocus.condition import Condition, repeat_condition
-from audiolitefocus.conditioning import TextEncoder
+from audiolitefocus.codec.decode import OnWindow, decode_blocks, fill, nothing
+from audiolitefocus.codec.tiling import check_room
 from audiolitefocus.config import BundleConfig
-from audiolitefocus.decoding import OnWindow, decode_blocks, fill, nothing
-from audiolitefocus.denoising import Sampling, denoise, initial_latents
-from audiolitefocus.devices import Workplace, available, explained, in_groups
-from audiolitefocus.loading import choose_device, choose_dtype, locate
+from audiolitefocus.diffusion.denoise import Sampling, denoise, initial_latents
+from audiolitefocus.diffusion.recording import Recording, Source
+from audiolitefocus.diffusion.samplers import ClipNoise
 from audiolitefocus.memory import Demand, fit, fits_whole, numbers_in, shortage
-from audiolitefocus.recording import Recording, Source
-from audiolitefocus.sampling import ClipNoise
-from audiolitefocus.towers import TOWERS
-from audiolitefocus.unet import UNet
-from audiolitefocus.vae import VAE
-from audiolitefocus.vocoder import HiFiGAN
-from audiolitefocus.windows import check_room
+from audiolitefocus.models.condition import Condition, repeat_condition
+from audiolitefocus.models.text_encoder import TextEncoder
+from audiolitefocus.models.unet import UNet
+from audiolitefocus.models.vae import VAE
+from audiolitefocus.models.vocoder import HiFiGAN
+from audiolitefocus.runtime import Workplace, available, explained, in_groups
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from audiolitefocus import AudioLDM2Pipeline  # noqa: E402
-from audiolitefocus.attention import SelfAttention  # noqa: E402
+from audiolitefocus.attention.litefocus import SelfAttention  # noqa: E402
 
 BINS = 48  # pixels a frequency row, at most
 ELEMENTS = 2**24  # attention weights held at a time: 64 MB in float32

@@ -27,10 +27,11 @@ from train_vocoder import CHUNKS as VOCODER_CHUNKS
 from train_vocoder import trained_vocoder
 from training import CURVE_STEPS, Run
 
-from audiolitefocus import atomic, checkpoint
+from audiolitefocus import atomic
+from audiolitefocus.checkpoints import bundle as checkpoint
+from audiolitefocus.checkpoints.tensors import open_safetensors, save_tensors
 from audiolitefocus.config import BundleConfig, VAEConfig
-from audiolitefocus.vae import VAE
-from audiolitefocus.weights import open_safetensors, save_tensors
+from audiolitefocus.models.vae import VAE
 
 STAGES = {  # and the thousands of clips that they were shown
     "vae": VAE_CHUNKS,

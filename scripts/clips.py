@@ -8,8 +8,8 @@ import torch
 from sounds import RATE, WORLD, Sound, draw
 from tqdm import tqdm
 
+from audiolitefocus.codec.mel import log_mel
 from audiolitefocus.config import VocoderConfig
-from audiolitefocus.mel import log_mel
 
 FRAMES = 256  # of a clip: 2.56 s
 MARGIN = 4  # frames cut from both ends, where the spectrogram continues the sound by reflection

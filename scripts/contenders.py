@@ -20,12 +20,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from reference import authors_attention, naive_attention  # noqa: E402
 
-from audiolitefocus.attention import LiteFocus, SelfAttention  # noqa: E402
-from audiolitefocus.condition import Condition  # noqa: E402
+from audiolitefocus.attention.litefocus import LiteFocus, SelfAttention  # noqa: E402
 from audiolitefocus.config import UNetConfig  # noqa: E402
-from audiolitefocus.layers import Signals, arrange  # noqa: E402
-from audiolitefocus.settings import parse_attention  # noqa: E402
-from audiolitefocus.unet import UNet  # noqa: E402
+from audiolitefocus.models.condition import Condition  # noqa: E402
+from audiolitefocus.models.layers import Signals, arrange  # noqa: E402
+from audiolitefocus.models.unet import UNet  # noqa: E402
+from audiolitefocus.options import parse_attention  # noqa: E402
 
 TRAINED_SECONDS = 10.24
 BATCH, T5_TOKENS, STEP = 2, 16, 500

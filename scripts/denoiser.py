@@ -11,13 +11,13 @@ from demo_text import t5_tokenizer
 from torch import Tensor, nn
 from train_clap import WIDTH
 
-from audiolitefocus.condition import Condition
-from audiolitefocus.conditioning import Projection, write_loa
 from audiolitefocus.config import ProjectionConfig, ScheduleConfig, TextConfig, UNetConfig
-from audiolitefocus.layers import ResnetBlock, Transformer2D, arrange
-from audiolitefocus.linear import Linear
-from audiolitefocus.sampling import alphas_cumprod
-from audiolitefocus.unet import UNet
+from audiolitefocus.diffusion.samplers import alphas_cumprod
+from audiolitefocus.models.condition import Condition
+from audiolitefocus.models.layers import ResnetBlock, Transformer2D, arrange
+from audiolitefocus.models.text_encoder import Projection, write_loa
+from audiolitefocus.models.unet import UNet
+from audiolitefocus.ops.cpu import Linear
 
 UNET = UNetConfig(
     channels=(32, 32, 64, 64),

@@ -21,8 +21,8 @@ from evaluation import Evaluation  # noqa: E402
 from quality import Cell, Results, markdown, plot  # noqa: E402
 from references import DEMO_WORLD, read_references  # noqa: E402
 
-from audiolitefocus.audio import check_seconds  # noqa: E402
-from audiolitefocus.settings import Settings, parse_attention  # noqa: E402
+from audiolitefocus.audio.files import check_seconds  # noqa: E402
+from audiolitefocus.options import Settings, parse_attention  # noqa: E402
 
 
 def options(arguments: list[str] | None = None) -> argparse.Namespace:

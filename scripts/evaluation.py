@@ -13,12 +13,12 @@ from references import Reference, read_references, sound_files, told
 from tqdm import tqdm
 
 from audiolitefocus.atomic import atomic_file
-from audiolitefocus.batch import Job
-from audiolitefocus.checkpoint import check_sha256
-from audiolitefocus.jobs import Clip, slug
+from audiolitefocus.batch.clips import Clip, slug
+from audiolitefocus.batch.ranks import Ranks
+from audiolitefocus.batch.run import Job
+from audiolitefocus.checkpoints.bundle import check_sha256
+from audiolitefocus.options import Settings
 from audiolitefocus.pipeline import AudioLDM2Pipeline
-from audiolitefocus.ranks import Ranks
-from audiolitefocus.settings import Settings
 
 MADE_WITH = ("steps", "sampler", "guidance_scale", "seed")  # all cells of a file of results
 

@@ -15,9 +15,9 @@ import torch
 import transformers
 
 from audiolitefocus.atomic import atomic_file
-from audiolitefocus.audio import read_sound
-from audiolitefocus.checkpoint import sha256
-from audiolitefocus.conditioning import TextEncoder
+from audiolitefocus.audio.files import read_sound
+from audiolitefocus.checkpoints.bundle import sha256
+from audiolitefocus.models.text_encoder import TextEncoder
 from audiolitefocus.pipeline import AudioLDM2Pipeline
 
 WINDOW_SECONDS = 10.0  # of networks that take any length

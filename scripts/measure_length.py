@@ -19,9 +19,10 @@ from statistics import median
 import torch
 from measure import machine, release, status
 
-from audiolitefocus import AudioLDM2Pipeline, decoding
-from audiolitefocus.jobs import Clip, make_clips, save_clip
-from audiolitefocus.settings import Settings, parse_attention
+from audiolitefocus import AudioLDM2Pipeline
+from audiolitefocus.batch.clips import Clip, make_clips, save_clip
+from audiolitefocus.codec import decode as decoding
+from audiolitefocus.options import Settings, parse_attention
 
 SECONDS = (10.24, 60.0, 180.0, 600.0, 1800.0)
 VARIANTS = ("auto", "auto+windows", "dense")  # attention, and how clips are decoded

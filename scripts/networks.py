@@ -9,8 +9,8 @@ from torch import nn
 from training import Progress
 
 from audiolitefocus.atomic import atomic_file
-from audiolitefocus.parsing import from_dict
-from audiolitefocus.weights import open_safetensors, save_tensors
+from audiolitefocus.checkpoints.tensors import open_safetensors, save_tensors
+from audiolitefocus.validation import from_dict
 
 
 def save_network(folder: Path, name: str, network: nn.Module) -> None:

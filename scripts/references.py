@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sounds import HELD_OUT, RATE, draw
 
-from audiolitefocus.audio import SOUND_SUFFIXES, write_sound
+from audiolitefocus.audio.files import SOUND_SUFFIXES, write_sound
 
 DEMO_WORLD = "demo-world"
 AUDIOCAPS_COLUMNS = ("youtube_id", "start_time", "caption")

@@ -15,10 +15,10 @@ from train_vocoder import trained_vocoder
 from training import Run
 
 from audiolitefocus.atomic import atomic_file
+from audiolitefocus.codec.mel import log_mel
 from audiolitefocus.config import VAEConfig
-from audiolitefocus.mel import log_mel
-from audiolitefocus.vae import VAE
-from audiolitefocus.vocoder import HiFiGAN
+from audiolitefocus.models.vae import VAE
+from audiolitefocus.models.vocoder import HiFiGAN
 
 CLIPS = 100
 EDGE = 4  # frames at both ends that are not compared: there, the vocoder's sound is continued

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from training import Losses, Run, train
 
 from audiolitefocus.atomic import atomic_file, atomic_folder
-from audiolitefocus.audio import resample
+from audiolitefocus.audio.files import resample
 
 WIDTH = 64
 CHUNKS = 5  # thousands of clips

@@ -22,7 +22,7 @@ from training import Losses, Run, train
 
 from audiolitefocus.atomic import atomic_file
 from audiolitefocus.config import VAEConfig
-from audiolitefocus.vae import VAE
+from audiolitefocus.models.vae import VAE
 
 CHUNKS = 8  # thousands of clips
 STEPS, RATE = 30000, 3e-3

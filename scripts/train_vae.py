@@ -14,7 +14,7 @@ from torch import Tensor
 from training import Losses, Run, train
 
 from audiolitefocus.config import VAEConfig
-from audiolitefocus.vae import VAE
+from audiolitefocus.models.vae import VAE
 
 CONFIG = VAEConfig(channels=(16, 32, 64), resnets=1, norm_groups=4)
 CHUNKS = 8  # thousands of clips

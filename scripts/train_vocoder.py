@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from training import Losses, Run, train
 
 from audiolitefocus.atomic import atomic_file
+from audiolitefocus.codec.mel import log_mel
 from audiolitefocus.config import VAEConfig, VocoderConfig
-from audiolitefocus.mel import log_mel
-from audiolitefocus.vae import VAE
-from audiolitefocus.vocoder import HiFiGAN, ResidualBlock
+from audiolitefocus.models.vae import VAE
+from audiolitefocus.models.vocoder import HiFiGAN, ResidualBlock
 
 CONFIG = VocoderConfig(
     initial_channels=128,

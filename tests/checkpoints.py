@@ -20,9 +20,9 @@ from diffusers import (
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import nn
 
-from audiolitefocus.checkpoint import sha256
-from audiolitefocus.conditioning import TOWERS
-from audiolitefocus.convert import convert_checkpoint
+from audiolitefocus.checkpoints.bundle import sha256
+from audiolitefocus.checkpoints.convert import convert_checkpoint
+from audiolitefocus.models.text_encoder import TOWERS
 
 NETWORKS = ("unet", "vae", "vocoder", "projection")
 WEIGHTS = [

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from audiolitefocus.unet import Condition
+from audiolitefocus.models.unet import Condition
 
 # Norm of the difference over the norm, float32: the same sums in another order.
 RELATIVE = 1e-5

@@ -63,7 +63,7 @@ def original_file(tiny_pipeline, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_bundle(diffusers_folder, tmp_path_factory) -> Path:
     """`diffusers_folder` converted, with the heads that its config says. Read only."""
-    from audiolitefocus.convert import convert_checkpoint
+    from audiolitefocus.checkpoints.convert import convert_checkpoint
 
     folder = tmp_path_factory.mktemp("bundles") / "tiny"
     convert_checkpoint(diffusers_folder, folder, heads="config")

@@ -1,7 +1,7 @@
 """Slow attention, written from the definitions: what the package is checked and timed against.
 
 Shares no code with the package. All of it holds N x N weights. Tensors are (b, f, t, h, d) and a
-token has number n = f * T + t, as in `audiolitefocus.attention`.
+token has number n = f * T + t, as in `audiolitefocus.attention.litefocus`.
 """
 
 import torch

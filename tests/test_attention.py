@@ -23,13 +23,13 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from audiolitefocus.attention import (
+from audiolitefocus.attention.litefocus import (
     LiteFocus,
     cross_frequency_attention,
     dense_attention,
     litefocus_attention,
 )
-from audiolitefocus.token_merging import TokenMerging, tome_attention
+from audiolitefocus.attention.token_merging import TokenMerging, tome_attention
 
 # Share of the largest output. float32 rounds at 6e-8; a softmax over some hundred keys adds a few.
 FLOAT32 = 1e-5

@@ -5,7 +5,7 @@ import pytest
 import soundfile
 import torch
 
-from audiolitefocus.audio import ClipLength, resample, write_sound
+from audiolitefocus.audio.files import ClipLength, resample, write_sound
 from audiolitefocus.config import BundleConfig
 
 PCM_STEP = 2**-15

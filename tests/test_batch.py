@@ -13,11 +13,12 @@ import torch
 import torch.distributed as dist
 from test_cli import run
 
-from audiolitefocus import AudioLDM2Pipeline, batch
-from audiolitefocus.batch import Job, group, read_prompts
-from audiolitefocus.jobs import Clip, Settings, save_clip
+from audiolitefocus import AudioLDM2Pipeline
+from audiolitefocus.batch import run as batch
+from audiolitefocus.batch.clips import Clip, Settings, save_clip
+from audiolitefocus.batch.ranks import Ranks
+from audiolitefocus.batch.run import Job, group, read_prompts
 from audiolitefocus.pipeline import AudioOutput
-from audiolitefocus.ranks import Ranks
 
 BATCH_TOLERANCE = 1e-4  # rounding of batched matrix products, and of 16 bit samples
 QUICK = Settings(duration=0.64, steps=2)
@@ -189,7 +190,9 @@ def test_a_sound_and_its_json_appear_together(pipe, tmp_path, monkeypatch):
     clip, sounds = Clip("a", tmp_path / "a.wav", QUICK), np.eye(2, 160, dtype=np.float32)
     save_clip(pipe, clip, AudioOutput(sounds[:1], 16000))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    monkeypatch.setattr("audiolitefocus.jobs.recipe", lambda *_: (_ for _ in ()).throw(SystemExit))
+    monkeypatch.setattr(
+        "audiolitefocus.batch.clips.recipe", lambda *_: (_ for _ in ()).throw(SystemExit)
+    )
     with pytest.raises(SystemExit):
         save_clip(pipe, clip, AudioOutput(sounds[1:], 16000))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -9,7 +9,7 @@ import pytest
 from contenders import BATCH, attention_of, flops
 from report import Result, markdown, record
 
-from audiolitefocus.attention import LiteFocus
+from audiolitefocus.attention.litefocus import LiteFocus
 
 LEVEL_1_ATTENTIONS, LEVEL_1_CHANNELS = 20, 256  # of audioldm2-full
 BEFORE_THE_TEXT = 3  # of those: two without a context and the next one's first

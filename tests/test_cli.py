@@ -18,7 +18,7 @@ import soundfile
 
 from audiolitefocus import LiteFocus, cli
 from audiolitefocus.config import demo_folder
-from audiolitefocus.settings import parse_attention
+from audiolitefocus.options import parse_attention
 
 QUICK = ("--model", "demo", "--device", "cpu", "--steps", "2", "--duration", "0.64", "--seed", "7")
 

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audiolitefocus.attention import LiteFocus
-from audiolitefocus.token_merging import TokenMerging
+from audiolitefocus.attention.litefocus import LiteFocus
+from audiolitefocus.attention.token_merging import TokenMerging
 
 many = settings(max_examples=60, deadline=None, derandomize=True)
 grids = st.tuples(st.integers(1, 8), st.integers(1, 60), st.integers(1, 4))

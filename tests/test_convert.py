@@ -16,13 +16,15 @@ from checkpoints import (
 from original_layout import published_keys
 from safetensors.torch import load_file
 
-from audiolitefocus import convert
-from audiolitefocus.checkpoint import build, load_component, load_config, sha256
-from audiolitefocus.conditioning import TOWERS, load_tokenizer, load_tower
+from audiolitefocus.checkpoints import convert
+from audiolitefocus.checkpoints.bundle import build, load_component, load_config, sha256
+from audiolitefocus.checkpoints.convert import convert_checkpoint, mapping
+from audiolitefocus.checkpoints.convert import diffusers_keys as diffusers
+from audiolitefocus.checkpoints.convert import original_keys as original
+from audiolitefocus.checkpoints.convert.original_config import Shapes, unet_config
+from audiolitefocus.checkpoints.convert.towers import window_positions
 from audiolitefocus.config import BundleConfig, UNetConfig
-from audiolitefocus.convert import convert_checkpoint, diffusers, mapping, original
-from audiolitefocus.convert.original_configs import Shapes, unet_config
-from audiolitefocus.convert.towers import window_positions
+from audiolitefocus.models.text_encoder import TOWERS, load_tokenizer, load_tower
 
 LARGE = UNetConfig(contexts=("self", "loa", "t5", "self"), depth=2)
 SPEECH = UNetConfig(contexts=("self", "loa"))

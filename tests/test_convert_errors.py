@@ -10,7 +10,7 @@ import torch
 from checkpoints import fails
 from safetensors.torch import load_file, save_file
 
-from audiolitefocus.convert import convert_checkpoint
+from audiolitefocus.checkpoints.convert import convert_checkpoint
 
 UNET_FILE = "unet/diffusion_pytorch_model.safetensors"
 

@@ -11,7 +11,7 @@ from original_layout import original_checkpoint
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Model
 
-from audiolitefocus.convert import convert_checkpoint
+from audiolitefocus.checkpoints.convert import convert_checkpoint
 
 ROUNDING = 2**-10  # half precision keeps 11 bits
 

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from audiolitefocus import decoding, windows
-from audiolitefocus.checkpoint import load_component
+from audiolitefocus.checkpoints.bundle import load_component
+from audiolitefocus.codec import decode as decoding
+from audiolitefocus.codec import tiling as windows
 from audiolitefocus.config import VocoderConfig, demo_folder
-from audiolitefocus.vocoder import HiFiGAN
+from audiolitefocus.models.vocoder import HiFiGAN
 
 EXACT = 1e-13  # of a waveform in [-1, 1]
 ROUNDING = 1e-6  # float32, root mean square: convolutions add up in an order that goes by length

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from audiolitefocus import checkpoint, conditioning, config
-from audiolitefocus.condition import Condition
+from audiolitefocus import config
+from audiolitefocus.checkpoints import bundle as checkpoint
+from audiolitefocus.models import text_encoder as conditioning
+from audiolitefocus.models.condition import Condition
 
 MAX_BYTES = 20_000_000
 

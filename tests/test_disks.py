@@ -21,8 +21,8 @@ import soundfile
 from children import FORK, PATIENCE, forked
 from test_cli import QUICK, Result, run
 
-from audiolitefocus import jobs
-from audiolitefocus.audio import SOUND_SUFFIXES, write_sound
+from audiolitefocus.audio.files import SOUND_SUFFIXES, write_sound
+from audiolitefocus.batch import clips as jobs
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from listeners import Clap, Network, hear_all
 from quality import markdown
 
 from audiolitefocus import AudioLDM2Pipeline
-from audiolitefocus.audio import read_sound, write_sound
+from audiolitefocus.audio.files import read_sound, write_sound
 
 FLOAT32 = 1e-5
 QUICK = ("--device", "cpu", "--steps", "2", "--sampler", "dpm++", "--resamples", "100")

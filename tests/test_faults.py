@@ -16,9 +16,9 @@ from checkpoints import digests
 from children import at_once, forked, hidden, moments
 
 from audiolitefocus.atomic import atomic_file, atomic_folder
-from audiolitefocus.audio import write_sound
-from audiolitefocus.checkpoint import load_config
-from audiolitefocus.convert import convert_checkpoint
+from audiolitefocus.audio.files import write_sound
+from audiolitefocus.checkpoints.bundle import load_config
+from audiolitefocus.checkpoints.convert import convert_checkpoint
 
 RATE = 16000
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from audiolitefocus import flash
-from audiolitefocus.flash import LEAST_SCORES, WIDTH, flash_attention, sdpa
+from audiolitefocus.ops import sdpa as flash
+from audiolitefocus.ops.sdpa import LEAST_SCORES, WIDTH, flash_attention, sdpa
 
 needs_kernel = pytest.mark.skipif(
     flash.kernel() is None, reason="needs AVX512-BF16 without AMX, and a C++ compiler"

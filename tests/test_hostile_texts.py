@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_cli import QUICK, run
 
-from audiolitefocus.audio import read_sound
+from audiolitefocus.audio.files import read_sound
 
 MEGABYTES = 10
 

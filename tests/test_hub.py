@@ -9,7 +9,7 @@ from hub_server import REPO, UNET, UNWANTED, WANTED, FakeHub
 from huggingface_hub import constants
 from huggingface_hub.utils import close_session
 
-from audiolitefocus.hub import fetch, fetch_files, wanted
+from audiolitefocus.checkpoints.hub import fetch, fetch_files, wanted
 
 
 def set_endpoint(monkeypatch, endpoint: str) -> None:
@@ -223,7 +223,7 @@ def test_environment_decides_endpoint_cache_and_offline_mode(hub, tmp_path):
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }
     script = (
-        "from audiolitefocus.hub import fetch\n"
+        "from audiolitefocus.checkpoints.hub import fetch\n"
         f"try: print(fetch({REPO!r}).name)\n"
         "except OSError as error: print(error)\n"
     )

@@ -16,10 +16,10 @@ from children import FILE_EVENTS, FORK, at_once, forked, hidden, moments
 from test_cli import QUICK, run
 
 from audiolitefocus import AudioLDM2Pipeline
-from audiolitefocus.checkpoint import sha256
-from audiolitefocus.jobs import Clip, is_saved, read_recipe, save_clip
+from audiolitefocus.batch.clips import Clip, is_saved, read_recipe, save_clip
+from audiolitefocus.checkpoints.bundle import sha256
+from audiolitefocus.options import Settings
 from audiolitefocus.pipeline import AudioOutput
-from audiolitefocus.settings import Settings
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ from hub_server import REPO
 from test_hub import cache, files_of, hub  # noqa: F401  (fixtures)
 
 from audiolitefocus import AudioLDM2Pipeline
+from audiolitefocus.checkpoints.resolve import choose_device, choose_dtype, locate
 from audiolitefocus.config import demo_folder
-from audiolitefocus.loading import choose_device, choose_dtype, locate
 
 
 def test_the_demo_needs_no_download():

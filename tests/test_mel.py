@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from audiolitefocus import mel
+from audiolitefocus.codec import mel
 from audiolitefocus.config import VocoderConfig
 
 TOLERANCE = 1e-4  # of logarithms: float32 transforms of two libraries

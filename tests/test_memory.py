@@ -7,10 +7,11 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from audiolitefocus import AudioLDM2Pipeline, LiteFocus, devices, pipeline
+from audiolitefocus import AudioLDM2Pipeline, LiteFocus, pipeline
+from audiolitefocus import runtime as devices
 from audiolitefocus.config import BundleConfig
-from audiolitefocus.devices import Workplace, available, explained, in_groups, ran_out
 from audiolitefocus.memory import TEXT_CODE, WORKSPACE, Demand, fit, shortage
+from audiolitefocus.runtime import Workplace, available, explained, in_groups, ran_out
 
 BATCH_TOLERANCE = 1e-4  # rounding of batched matrix products, through three steps and the vocoder
 QUICK = {"audio_length_in_s": 1.28, "num_inference_steps": 3, "output_type": "pt"}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from audiolitefocus import AudioLDM2Pipeline, LiteFocus
-from audiolitefocus.conditioning import TextEncoder
+from audiolitefocus.models.text_encoder import TextEncoder
 
 BATCH_TOLERANCE = 1e-4  # rounding of batched matrix products, through three steps and the vocoder
 QUICK = {"audio_length_in_s": 1.28, "num_inference_steps": 3, "output_type": "pt"}

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from audiolitefocus.ranks import Ranks
+from audiolitefocus.batch.ranks import Ranks
 
 
 def free_port() -> int:

@@ -6,9 +6,9 @@ import soundfile
 import torch
 
 from audiolitefocus import AudioLDM2Pipeline, LiteFocus
-from audiolitefocus.conditioning import TextEncoder
-from audiolitefocus.denoising import Known
-from audiolitefocus.recording import FADE_SECONDS, PEAK, Recording
+from audiolitefocus.diffusion.denoise import Known
+from audiolitefocus.diffusion.recording import FADE_SECONDS, PEAK, Recording
+from audiolitefocus.models.text_encoder import TextEncoder
 
 RATE = 16000
 BATCH_TOLERANCE = 1e-4  # rounding of batched matrix products, through steps and the vocoder

@@ -10,9 +10,9 @@ from test_batch import job, prompts
 from test_cli import assert_refused, run
 
 from audiolitefocus import AudioLDM2Pipeline
-from audiolitefocus.batch import read_prompts
-from audiolitefocus.checkpoint import sha256
-from audiolitefocus.jobs import Settings
+from audiolitefocus.batch.clips import Settings
+from audiolitefocus.batch.run import read_prompts
+from audiolitefocus.checkpoints.bundle import sha256
 
 RATE = 16000
 QUICK = ("--model", "demo", "--device", "cpu", "--steps", "4", "--seed", "7")

@@ -8,7 +8,7 @@ import pytest
 import sounds
 from references import Reference, read_references
 
-from audiolitefocus.audio import read_sound, write_sound
+from audiolitefocus.audio.files import read_sound, write_sound
 
 
 def sound(path: Path) -> Path:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from audiolitefocus import sampling
 from audiolitefocus.config import ScheduleConfig
-from audiolitefocus.denoising import timesteps_of
+from audiolitefocus.diffusion import samplers as sampling
+from audiolitefocus.diffusion.denoise import timesteps_of
 
 STEP_TOLERANCE = 2e-5  # diffusers multiplies 1000 alphas in float32, we in float64
 SCHEDULE = ScheduleConfig()

@@ -5,7 +5,7 @@ import pytest
 import soundfile
 import torch
 
-from audiolitefocus.audio import read_sound, write_sound
+from audiolitefocus.audio.files import read_sound, write_sound
 
 RESAMPLED = 2e-3  # of a sine, away from the ends
 

@@ -8,10 +8,11 @@ import pytest
 import soundfile
 import torch
 
-from audiolitefocus import AudioLDM2Pipeline, atomic, memory, windows
-from audiolitefocus.audio import write_sound
-from audiolitefocus.jobs import make_clips, prepare, save_clip
-from audiolitefocus.settings import Settings
+from audiolitefocus import AudioLDM2Pipeline, atomic, memory
+from audiolitefocus.audio.files import write_sound
+from audiolitefocus.batch.clips import make_clips, prepare, save_clip
+from audiolitefocus.codec import tiling as windows
+from audiolitefocus.options import Settings
 
 QUICK = {"audio_length_in_s": 5.12, "num_inference_steps": 2}
 PCM_STEP = 1.01 / 32768  # rounding of windows and of whole decoding may differ

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from audiolitefocus.attention import dense_attention
-from audiolitefocus.token_merging import TokenMerging, merge_slots, tome_attention
+from audiolitefocus.attention.litefocus import dense_attention
+from audiolitefocus.attention.token_merging import TokenMerging, merge_slots, tome_attention
 
 tomesd_merge = pytest.importorskip("tomesd.merge")
 

@@ -17,10 +17,10 @@ from networks import load_network, save_network
 from sounds import RATE, draw
 from training import Run
 
+from audiolitefocus.codec.mel import log_mel
 from audiolitefocus.config import VAEConfig, VocoderConfig
-from audiolitefocus.mel import log_mel
-from audiolitefocus.vae import VAE
-from audiolitefocus.vocoder import HiFiGAN
+from audiolitefocus.models.vae import VAE
+from audiolitefocus.models.vocoder import HiFiGAN
 
 TINY_VAE = VAEConfig(channels=(4, 4, 4), resnets=1, norm_groups=2)
 TINY_VOCODER = dataclasses.replace(train_vocoder.CONFIG, initial_channels=16)

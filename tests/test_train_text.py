@@ -22,11 +22,11 @@ from train_diffusion import Clips, diffusion_loss
 from training import Run
 
 from audiolitefocus import AudioLDM2Pipeline
-from audiolitefocus.checkpoint import load_config
+from audiolitefocus.checkpoints.bundle import load_config
 from audiolitefocus.config import ScheduleConfig, UNetConfig, VAEConfig
-from audiolitefocus.sampling import alphas_cumprod
-from audiolitefocus.vae import VAE
-from audiolitefocus.vocoder import HiFiGAN
+from audiolitefocus.diffusion.samplers import alphas_cumprod
+from audiolitefocus.models.vae import VAE
+from audiolitefocus.models.vocoder import HiFiGAN
 
 WIDTH = train_clap.WIDTH
 TINY = UNetConfig(

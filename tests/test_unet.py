@@ -10,12 +10,12 @@ import torch
 from einops import rearrange
 from torch.testing import assert_close
 
-from audiolitefocus.attention import LiteFocus, SelfAttention, dense_attention
-from audiolitefocus.condition import Condition
+from audiolitefocus.attention.litefocus import LiteFocus, SelfAttention, dense_attention
+from audiolitefocus.attention.token_merging import TokenMerging
 from audiolitefocus.config import UNetConfig
-from audiolitefocus.layers import Signals
-from audiolitefocus.token_merging import TokenMerging
-from audiolitefocus.unet import UNet
+from audiolitefocus.models.condition import Condition
+from audiolitefocus.models.layers import Signals
+from audiolitefocus.models.unet import UNet
 
 SMALL = UNetConfig(
     channels=(32, 64, 96, 128), heads=(1, 2, 3, 4), resnets=1, loa_dim=24, t5_dim=40, norm_groups=8

@@ -8,11 +8,12 @@ from itertools import pairwise
 import pytest
 import torch
 
-from audiolitefocus import AudioLDM2Pipeline, windows
-from audiolitefocus.checkpoint import load_component
+from audiolitefocus import AudioLDM2Pipeline
+from audiolitefocus.checkpoints.bundle import load_component
+from audiolitefocus.codec import tiling as windows
+from audiolitefocus.codec.decode import decode_mel, encode_mel
 from audiolitefocus.config import VAEConfig, demo_folder
-from audiolitefocus.decoding import decode_mel, encode_mel
-from audiolitefocus.vae import VAE
+from audiolitefocus.models.vae import VAE
 
 EXACT_DB = -200.0  # float64: rounding alone; any seam is far above
 SEAM_DB = -60.0  # float32, where whole decoding itself is off by -80 dB: group norms round

@@ -12,10 +12,13 @@ from diffusers import AudioLDM2ProjectionModel, AudioLDM2UNet2DConditionModel, A
 from torch import nn
 from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
-from audiolitefocus.checkpoint import build
+from audiolitefocus.checkpoints.bundle import build
+from audiolitefocus.checkpoints.convert import diffusers_config as settings
+from audiolitefocus.checkpoints.convert import diffusers_keys as diffusers
+from audiolitefocus.checkpoints.convert import mapping
+from audiolitefocus.checkpoints.convert import shared_keys as tables
+from audiolitefocus.checkpoints.convert.unet_config import unet_config
 from audiolitefocus.config import BundleConfig, ProjectionConfig
-from audiolitefocus.convert import diffusers, mapping, settings, tables
-from audiolitefocus.convert.unet_settings import unet_config
 
 SLOTS = {
     "base": [None, GPT2, T5],

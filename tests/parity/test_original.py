@@ -10,9 +10,9 @@ from diffusers import AudioLDM2UNet2DConditionModel
 from original_layout import extra_tensors, published_keys, unet_names
 from torch import Tensor
 
-from audiolitefocus.checkpoint import load_component
-from audiolitefocus.conditioning import TOWERS, load_tower
-from audiolitefocus.convert import convert_checkpoint
+from audiolitefocus.checkpoints.bundle import load_component
+from audiolitefocus.checkpoints.convert import convert_checkpoint
+from audiolitefocus.models.text_encoder import TOWERS, load_tower
 
 
 def random_tensors(shapes: dict[str, list[int]]) -> dict[str, Tensor]:

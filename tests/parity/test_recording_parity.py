@@ -10,10 +10,11 @@ import torch
 from checkpoints import SCHEDULER
 from compare import assert_same
 
-from audiolitefocus import AudioLDM2Pipeline, sampling
+from audiolitefocus import AudioLDM2Pipeline
 from audiolitefocus.config import ScheduleConfig
-from audiolitefocus.denoising import timesteps_of
-from audiolitefocus.recording import PEAK, Recording
+from audiolitefocus.diffusion import samplers as sampling
+from audiolitefocus.diffusion.denoise import timesteps_of
+from audiolitefocus.diffusion.recording import PEAK, Recording
 
 diffusers = pytest.importorskip("diffusers")
 

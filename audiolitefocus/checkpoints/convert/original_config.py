@@ -1,0 +1,154 @@
+"""The configs of an original checkpoint, inferred from the shapes of its tensors."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from audiolitefocus.checkpoints.convert.diffusers_config import text_config
+from audiolitefocus.checkpoints.convert.towers import text_positions
+from audiolitefocus.checkpoints.convert.unet_config import choose_heads
+from audiolitefocus.config import (
+    BundleConfig,
+    ProjectionConfig,
+    UNetConfig,
+    VAEConfig,
+    VocoderConfig,
+)
+
+
+class Shapes(dict[str, tuple[int, ...]]):
+    """Shape by name, of one part of a checkpoint. A name that is not there is a ValueError."""
+
+    def __init__(self, origin: str, tensors: Mapping[str, Tensor]):
+        super().__init__({key: tuple(tensor.shape) for key, tensor in tensors.items()})
+        self.origin = origin
+
+    def __missing__(self, key: str) -> tuple[int, ...]:
+        raise ValueError(f"{self.origin}{key} is missing: no original AudioLDM2 checkpoint")
+
+    def size(self, key: str, axis: int) -> int:
+        shape = self[key]
+        if axis >= len(shape):
+            raise ValueError(f"{self.origin}{key} is {list(shape)}: too few axes")
+        return shape[axis]
+
+    def count(self, name: str, first: int = 0) -> int:
+        """How many of name.format(first), name.format(first + 1), … are there."""
+        number = first
+        while name.format(number) in self:
+            number += 1
+        return number - first
+
+
+def bundle_config(
+    shapes: Mapping[str, Shapes], clap: Mapping, unused: Mapping[str, Tensor], path: Path
+) -> tuple[BundleConfig, str]:
+    """The config of the whole, and the line that says which heads it has."""
+    scale = unused.get("scale_factor")
+    if scale is None or scale.numel() != 1:
+        raise ValueError(f"{path} has no scale_factor, by which its latents are scaled")
+    unet, heads = unet_config(shapes["unet"])
+    config = BundleConfig(
+        unet=unet,
+        vae=vae_config(shapes["vae"], float(scale)),
+        vocoder=vocoder_config(shapes["vocoder"]),
+        projection=projection_config(shapes["projection"]),
+        text=text_config({}, {}, {}, text_positions(clap)),
+    )
+    return config, heads
+
+
+def unet_config(shapes: Shapes) -> tuple[UNetConfig, str]:
+    """Blocks are numbered through: residual blocks of a level, then the step to the next one."""
+    levels: list[list[int]] = [[]]
+    number = 1
+    while True:
+        if f"input_blocks.{number}.0.in_layers.0.weight" in shapes:
+            levels[-1].append(number)
+        elif f"input_blocks.{number}.0.op.weight" in shapes:
+            levels.append([])
+        else:
+            break
+        number += 1
+    if len({len(level) for level in levels}) != 1 or not levels[0]:
+        raise ValueError(f"{shapes.origin}input_blocks: levels differ in their residual blocks")
+    channels = [shapes.size(f"input_blocks.{n}.0.out_layers.3.weight", 0) for n, *_ in levels]
+    attending = [
+        level for level, (n, *_) in enumerate(levels) if f"input_blocks.{n}.1.norm.weight" in shapes
+    ]
+    if not attending:
+        raise ValueError(f"{shapes.origin}input_blocks has no transformers")
+    first = f"input_blocks.{levels[attending[0]][0]}"
+    contexts, widths = _contexts(shapes, levels, channels, attending)
+    heads, why = choose_heads("trained", channels, attending, None)
+    config = UNetConfig(
+        in_channels=shapes.size("input_blocks.0.0.weight", 1),
+        out_channels=shapes.size("out.2.weight", 0),
+        channels=tuple(channels),
+        heads=tuple(heads),
+        attention_levels=tuple(attending),
+        resnets=len(levels[0]),
+        contexts=contexts,
+        depth=max(shapes.count(first + ".1.transformer_blocks.{}.norm1.weight"), 1),
+        **widths,
+    )
+    return config, why
+
+
+def _contexts(
+    shapes: Shapes, levels: list[list[int]], channels: list[int], attending: list[int]
+) -> tuple[tuple[str, ...], dict[str, int]]:
+    """The transformers after a residual block, and the widths of their contexts.
+
+    Keys as wide as the level itself, on every level, come from no context. The others are, in this
+    order, GPT-2's tokens and T5's.
+    """
+    names: list[str] = []
+    widths: dict[str, int] = {}
+    slots = shapes.count(f"input_blocks.{levels[attending[0]][0]}.{{}}.norm.weight", 1)
+    for slot in range(1, slots + 1):
+        leaf = f"{slot}.transformer_blocks.0.attn2.to_k.weight"
+        dims = [shapes.size(f"input_blocks.{levels[i][0]}.{leaf}", 1) for i in attending]
+        if dims == [channels[level] for level in attending]:
+            names.append("self")
+            continue
+        name = "loa" if "loa" not in names else "t5"
+        if len(set(dims)) != 1 or name in names:
+            raise ValueError(f"{shapes.origin}input_blocks: no context is {dims} wide")
+        names.append(name)
+        widths[f"{name}_dim"] = dims[0]
+    return tuple(names), widths
+
+
+def vae_config(shapes: Shapes, scale_factor: float) -> VAEConfig:
+    levels = max(shapes.count("encoder.down.{}.block.0.conv1.weight"), 1)
+    return VAEConfig(
+        in_channels=shapes.size("encoder.conv_in.weight", 1),
+        latent_channels=shapes.size("post_quant_conv.weight", 0),
+        channels=tuple(
+            shapes.size(f"encoder.down.{level}.block.0.conv1.weight", 0) for level in range(levels)
+        ),
+        resnets=max(shapes.count("encoder.down.0.block.{}.conv1.weight"), 1),
+        scale_factor=scale_factor,
+    )
+
+
+def vocoder_config(shapes: Shapes) -> VocoderConfig:
+    """Rates and dilations leave no trace in shapes: those of the 16 kHz checkpoints are taken, and
+    a vocoder with other kernels does not fit.
+    """
+    return replace(
+        VocoderConfig(),
+        mel_bins=shapes.size("conv_pre.weight", 1),
+        initial_channels=shapes.size("conv_pre.weight", 0),
+    )
+
+
+def projection_config(shapes: Shapes) -> ProjectionConfig:
+    return ProjectionConfig(
+        clap_dim=shapes.size("input_sequence_embed_linear.0.weight", 1),
+        t5_dim=shapes.size("input_sequence_embed_linear.1.weight", 1),
+        loa_dim=shapes.size("input_sequence_embed_linear.0.weight", 0),
+    )

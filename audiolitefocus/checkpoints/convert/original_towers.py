@@ -1,0 +1,169 @@
+"""CLAP, T5 and GPT-2 of an original checkpoint: transformers' settings inferred from shapes, and
+CLAP's key table (T5 and GPT-2 are transformers' own modules there too).
+
+What shapes do not tell is that of the networks the authors built on: RoBERTa-base, HTSAT-base,
+flan-t5-large and GPT-2, whose text heads are all 64 channels wide.
+"""
+
+from audiolitefocus.checkpoints.convert.mapping import compose
+from audiolitefocus.checkpoints.convert.original_config import Shapes
+from audiolitefocus.checkpoints.convert.shared_keys import third
+
+TEXT_HEAD_WIDTH = 64
+
+ROBERTA = {
+    name: name
+    for name in (
+        "embeddings.word_embeddings",
+        "embeddings.position_embeddings",
+        "embeddings.token_type_embeddings",
+        "embeddings.LayerNorm",
+        "pooler.dense",
+    )
+}
+ROBERTA_LAYER = {
+    name: name
+    for name in (
+        "attention.self.query",
+        "attention.self.key",
+        "attention.self.value",
+        "attention.output.dense",
+        "attention.output.LayerNorm",
+        "intermediate.dense",
+        "output.dense",
+        "output.LayerNorm",
+    )
+}
+CLAP = {
+    "logit_scale_a": "logit_scale_a",
+    "logit_scale_t": "logit_scale_t",
+    "text_projection.linear1": "text_projection.0",
+    "text_projection.linear2": "text_projection.2",
+    "audio_projection.linear1": "audio_projection.0",
+    "audio_projection.linear2": "audio_projection.2",
+}
+HTSAT = {
+    "patch_embed.proj": "patch_embed.proj",
+    "patch_embed.norm": "patch_embed.norm",
+    "batch_norm": "bn0",
+    "norm": "norm",
+}
+HTSAT_BLOCK = {
+    "layernorm_before": "norm1",
+    "attention.self.query": "attn.qkv",
+    "attention.self.key": "attn.qkv",
+    "attention.self.value": "attn.qkv",
+    "attention.self.relative_position_bias_table": "attn.relative_position_bias_table",
+    "attention.output.dense": "attn.proj",
+    "layernorm_after": "norm2",
+    "intermediate.dense": "mlp.fc1",
+    "output.dense": "mlp.fc2",
+}
+HTSAT_STEP = {"reduction": "reduction", "norm": "norm"}
+CLAP_EDITS = {
+    "audio_model.*.attention.self.query.*": third(0),
+    "audio_model.*.attention.self.key.*": third(1),
+    "audio_model.*.attention.self.value.*": third(2),
+}
+
+
+def clap_modules(settings: dict) -> dict[str, str]:
+    """transformers' modules -> LAION's."""
+    ears, theirs = "audio_model.audio_encoder", "audio_branch"
+    blocks = [
+        ("", "", CLAP),
+        ("text_model", "text_branch", ROBERTA),
+        (ears, theirs, HTSAT),
+        *(
+            (f"text_model.encoder.layer.{i}", f"text_branch.encoder.layer.{i}", ROBERTA_LAYER)
+            for i in range(settings["text_config"]["num_hidden_layers"])
+        ),
+    ]
+    for stage, depth in enumerate(settings["audio_config"]["depths"]):
+        here, there = f"{ears}.layers.{stage}", f"{theirs}.layers.{stage}"
+        blocks.append((f"{here}.downsample", f"{there}.downsample", HTSAT_STEP))
+        blocks += [(f"{here}.blocks.{i}", f"{there}.blocks.{i}", HTSAT_BLOCK) for i in range(depth)]
+    return compose(*blocks)
+
+
+def tower_settings(name: str, shapes: Shapes) -> dict:
+    """What transformers' config.json of a tower must say."""
+    return {"clap": _clap, "t5": _t5, "gpt2": _gpt2}[name](shapes)
+
+
+def _clap(shapes: Shapes) -> dict:
+    text, ears = "text_branch", "audio_branch"
+    width = shapes.size(f"{text}.embeddings.word_embeddings.weight", 1)
+    stages = shapes.count(ears + ".layers.{}.blocks.0.norm1.weight")
+    block = ears + ".layers.{}.blocks.{}"
+    table = f"{block.format(0, 0)}.attn.relative_position_bias_table"
+    patches = shapes.size(f"{ears}.patch_embed.proj.weight", 0)
+    text_config = {
+        "model_type": "clap_text_model",
+        "vocab_size": shapes.size(f"{text}.embeddings.word_embeddings.weight", 0),
+        "max_position_embeddings": shapes.size(f"{text}.embeddings.position_embeddings.weight", 0),
+        "type_vocab_size": shapes.size(f"{text}.embeddings.token_type_embeddings.weight", 0),
+        "hidden_size": width,
+        "num_hidden_layers": shapes.count(text + ".encoder.layer.{}.output.dense.weight"),
+        "num_attention_heads": max(width // TEXT_HEAD_WIDTH, 1),
+        "intermediate_size": shapes.size(f"{text}.encoder.layer.0.intermediate.dense.weight", 0),
+        "layer_norm_eps": 1e-5,  # RoBERTa's, as trained; transformers' CLAP has 1e-12 by default
+        "pad_token_id": 1,
+    }
+    audio_config = {
+        "model_type": "clap_audio_model",
+        "num_mel_bins": shapes.size(f"{ears}.bn0.weight", 0),
+        "patch_size": shapes.size(f"{ears}.patch_embed.proj.weight", 2),
+        "patch_stride": [4, 4],
+        "patch_embeds_hidden_size": patches,
+        "hidden_size": shapes.size(f"{ears}.norm.weight", 0),
+        "depths": [
+            shapes.count(block.format(stage, "{}") + ".norm1.weight") for stage in range(stages)
+        ],
+        "num_attention_heads": [
+            shapes.size(f"{block.format(stage, 0)}.attn.relative_position_bias_table", 1)
+            for stage in range(stages)
+        ],
+        "window_size": (round(shapes.size(table, 0) ** 0.5) + 1) // 2,
+        "mlp_ratio": shapes.size(f"{block.format(0, 0)}.mlp.fc1.weight", 0) / patches,
+        "enable_fusion": False,
+    }
+    return {
+        "model_type": "clap",
+        "projection_dim": shapes.size("text_projection.0.weight", 0),
+        "text_config": text_config,
+        "audio_config": audio_config,
+    }
+
+
+def _t5(shapes: Shapes) -> dict:
+    first = "encoder.block.0.layer.0.SelfAttention"
+    heads = shapes.size(f"{first}.relative_attention_bias.weight", 1)
+    return {
+        "model_type": "t5",
+        "vocab_size": shapes.size("shared.weight", 0),
+        "d_model": shapes.size("shared.weight", 1),
+        "d_kv": shapes.size(f"{first}.q.weight", 0) // heads,
+        "d_ff": shapes.size("encoder.block.0.layer.1.DenseReluDense.wi_0.weight", 0),
+        "num_heads": heads,
+        "num_layers": shapes.count(f"{first}.q.weight".replace("0", "{}", 1)),
+        "relative_attention_num_buckets": shapes.size(f"{first}.relative_attention_bias.weight", 0),
+        "relative_attention_max_distance": 128,
+        "feed_forward_proj": "gated-gelu",
+        "layer_norm_epsilon": 1e-6,
+    }
+
+
+def _gpt2(shapes: Shapes) -> dict:
+    width = shapes.size("wte.weight", 1)
+    return {
+        "model_type": "gpt2",
+        "vocab_size": shapes.size("wte.weight", 0),
+        "n_positions": shapes.size("wpe.weight", 0),
+        "n_embd": width,
+        "n_head": max(width // TEXT_HEAD_WIDTH, 1),
+        "n_layer": shapes.count("h.{}.ln_1.weight"),
+        "n_inner": shapes.size("h.0.mlp.c_fc.weight", 1),
+        "bos_token_id": shapes.size("wte.weight", 0) - 1,
+        "eos_token_id": shapes.size("wte.weight", 0) - 1,
+    }

@@ -1,0 +1,109 @@
+"""Weights files of others, read through memory maps: safetensors, PyTorch's .bin, .pth and .ckpt,
+whole or in shards.
+
+Tensors are paged in when they are used. Pickles are read as data alone: code in them is refused.
+"""
+
+import itertools
+import re
+import zipfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from audiolitefocus.checkpoints.hub import PREFERENCE, STEMS
+from audiolitefocus.checkpoints.tensors import open_safetensors
+from audiolitefocus.validation import parse_object
+
+MAX_JSON_BYTES = 1 << 24
+OBJECT = re.compile(r"Unsupported (?:global|class).*?(\S+) was not an allowed global")
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object. Raises ValueError that names the file."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise ValueError(f"{path}: {path.stat().st_size} bytes is too large for a config")
+    try:
+        return parse_object(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is {error}") from None
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of one file; those of a checkpoint with a "state_dict" are its."""
+    if path.suffix == ".safetensors":
+        with open_safetensors(path) as file:
+            return {key: file.get_tensor(key) for key in file.keys()}
+    data = _unpickle(path)
+    if isinstance(data, dict) and isinstance(data.get("state_dict"), dict):
+        data = data["state_dict"]
+    if not isinstance(data, dict) or not data:
+        raise ValueError(f"{path} holds no dictionary of tensors, but a {type(data).__name__}")
+    others = [str(key) for key, value in data.items() if not _plain(value)]
+    if others:
+        raise ValueError(f"{path} has entries that are no tensors: {', '.join(others)}")
+    return {str(key): tensor.detach() for key, tensor in data.items()}
+
+
+def _plain(value: object) -> bool:
+    """Whether it is a dense tensor in memory: pickles can also hold sparse and quantised ones."""
+    if not isinstance(value, Tensor) or value.is_nested or value.is_quantized:
+        return False
+    return value.layout == torch.strided and value.device.type == "cpu"
+
+
+def _unpickle(path: Path):
+    """What `torch.save` wrote, with nothing but tensors and plain containers let through."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    mapped = zipfile.is_zipfile(path)  # the format before PyTorch 1.6 must be read whole
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:  # damaged pickles fail in many ways
+        text = str(error).rpartition("WeightsUnpickler error:")[2].strip() or type(error).__name__
+    if named := OBJECT.search(text):
+        raise ValueError(
+            f"{path} holds pickled objects beside its tensors ({named[1]}), which could run code; "
+            f"refused. Save its state_dict alone, or use safetensors"
+        )
+    reason = text.splitlines()[0].strip()
+    raise ValueError(f"{path} is damaged or not a PyTorch file; fetch it again ({reason})")
+
+
+def read_component(folder: Path) -> tuple[dict[str, Tensor], list[Path]]:
+    """The tensors of one network's folder, and the files they are in.
+
+    safetensors before .bin, full precision before half, one file before shards.
+    """
+    for (kind, variant), stem in itertools.product(PREFERENCE, STEMS):
+        path = folder / f"{stem}{variant}.{kind}"
+        index = folder / f"{stem}.{kind}.index{variant}.json"
+        if path.is_file():
+            return read_tensors(path), [path]
+        if index.is_file():
+            return _read_shards(index)
+    raise ValueError(
+        f"{folder} has no weights: expected {STEMS[0]}.safetensors, {STEMS[1]}.safetensors, their "
+        f".fp16 variants, shards with an index, or .bin"
+    )
+
+
+def _read_shards(index: Path) -> tuple[dict[str, Tensor], list[Path]]:
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(v, str) for v in places.values()):
+        raise ValueError(f'{index} has no "weight_map" of names')
+    names = sorted(set(places.values()))
+    if strange := [name for name in names if Path(name).name != name]:
+        raise ValueError(f"{index} names shards outside its folder: {', '.join(strange)}")
+    shards = [index.parent / name for name in names]
+    if missing := [shard.name for shard in shards if not shard.is_file()]:
+        raise ValueError(f"{index.parent} lacks {', '.join(missing)}, which {index.name} names")
+    tensors = {}
+    for shard in shards:
+        tensors.update(read_tensors(shard))
+    if missing := sorted(set(places) - set(tensors)):
+        raise ValueError(f"{index} names tensors that no shard holds: {', '.join(missing)}")
+    return tensors, [index, *shards]

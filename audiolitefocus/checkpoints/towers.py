@@ -1,0 +1,219 @@
+"""The text towers, which are transformers' own: CLAP, T5's encoder and GPT-2's trunk.
+
+With `convert`, which needs their configs, this is the only file that imports transformers. Its
+files may come from anywhere: configs are compared with the weights file before anything of their
+size is allocated, and nothing in them can make transformers run code.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+from audiolitefocus.checkpoints.tensors import check_tensors, open_safetensors
+from audiolitefocus.config import BundleConfig
+from audiolitefocus.validation import parse_object, shown
+
+TOWERS = ("clap", "t5", "gpt2")
+transformers_version: str = transformers.__version__
+
+MAX_CONFIG_BYTES = 1 << 20
+MAX_NUMBER = 1 << 20  # in a tower's config: more than any vocabulary has tokens
+MAX_SPECTROGRAM = 1 << 12  # rows that CLAP's audio side looks at, which no weight's shape tells
+# Of the feature extractor, as far as memory depends on it. CLAP hears 48 kHz.
+EARS = {
+    "sampling_rate": (48000, 48000),
+    "max_length_s": (1, 60),
+    "nb_max_samples": (48000, 60 * 48000),
+    "feature_size": (1, 1 << 9),
+    "fft_window_size": (16, 1 << 13),
+    "hop_length": (16, 1 << 13),
+}
+# What a config could ask of transformers beyond a network: quantisers, and code from the hub.
+REQUESTS = ("auto_map", "attn_implementation", "_attn_implementation", "quantization_config")
+
+
+def tower_class(name: str):
+    """The transformers class of a tower: "clap", "t5" or "gpt2"."""
+    return {
+        "clap": transformers.ClapModel,
+        "t5": transformers.T5EncoderModel,
+        "gpt2": transformers.GPT2Model,
+    }[name]
+
+
+def transformers_config(name: str, settings: Mapping, tensors: int) -> Any:
+    """transformers' config of a tower, from a config.json.
+
+    Args:
+        tensors: how many the weights file holds: a tower of more layers is refused.
+
+    Raises:
+        ValueError: nonsense, or absurd sizes.
+    """
+    settings = _without_requests(settings)
+    _check_numbers(settings, MAX_NUMBER)
+    if isinstance(ears := settings.get("audio_config"), dict):
+        _check_numbers(ears.get("spec_size"), MAX_SPECTROGRAM)
+    cls = tower_class(name)
+    try:
+        config = cls.config_class.from_dict(settings)
+        layers = _layers(name, config)
+    except Exception as error:  # transformers validates with many kinds of error
+        raise ValueError(f"no {cls.__name__} has this config: {_first_line(error)}") from None
+    if layers > tensors:
+        raise ValueError(f"{layers} layers, but the weights are {tensors} tensors")
+    return config
+
+
+def tower_state(name: str, config: Any) -> dict[str, Tensor]:
+    """The weights of a tower on the meta device: names, shapes and kinds. Raises ValueError."""
+    cls = tower_class(name)
+    try:
+        with torch.device("meta"):
+            state = cls(config).state_dict()
+    except Exception as error:  # as above
+        raise ValueError(f"no {cls.__name__} can be built of it: {_first_line(error)}") from None
+    state.pop("encoder.embed_tokens.weight", None)  # T5's second name for shared.weight
+    return state
+
+
+def _layers(name: str, config: Any) -> int:
+    if name == "clap":
+        return config.text_config.num_hidden_layers + sum(config.audio_config.depths)
+    return config.num_hidden_layers  # GPT-2's n_layer and T5's num_layers too
+
+
+def _without_requests(settings: Mapping) -> dict:
+    return {
+        key: _without_requests(value) if isinstance(value, dict) else value
+        for key, value in settings.items()
+        if key not in REQUESTS
+    }
+
+
+def _check_numbers(settings: object, largest: int) -> None:
+    """Raise ValueError for a number beyond `largest` anywhere in parsed JSON."""
+    if isinstance(settings, (int, float)) and not abs(settings) <= largest:
+        raise ValueError(f"{shown(settings)} is no size of a network")
+    if isinstance(settings, (dict, list)):
+        for value in settings.values() if isinstance(settings, dict) else settings:
+            _check_numbers(value, largest)
+
+
+def read_config(path: Path) -> dict:
+    """A JSON object from a file of reasonable size. Raises ValueError that names it."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise ValueError(f"{path}: {path.stat().st_size} bytes is too large for a config")
+    try:
+        return parse_object(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is {error}") from None
+
+
+def load_tower(folder: Path, name: str) -> Any:
+    """One text tower of a bundle, float32, in eval mode. Raises ValueError unless its weights fit
+    exactly.
+    """
+    path, weights = Path(folder) / name, Path(folder) / name / "model.safetensors"
+    with open_safetensors(weights) as file:
+        settings = read_config(path / "config.json")
+        try:
+            config = transformers_config(name, settings, len(file.keys()))
+            state = tower_state(name, config)
+        except ValueError as error:
+            raise ValueError(f"{path / 'config.json'}: {error}") from None
+        check_tensors(weights, file, state)
+    level = transformers.logging.get_verbosity()
+    bars = transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        model, report = tower_class(name).from_pretrained(
+            path,
+            config=config,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except Exception as error:  # transformers raises many kinds, of whatever a damaged file causes
+        raise ValueError(f"{path} cannot be loaded: {_first_line(error)}") from None
+    finally:
+        transformers.logging.set_verbosity(level)
+        if bars:
+            transformers.logging.enable_progress_bar()
+    problems = {kind: keys for kind, keys in report.items() if keys}
+    if problems:
+        raise ValueError(f"{weights} does not fit its config: {problems}")
+    return model.eval().requires_grad_(False)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def load_tokenizer(folder: Path, name: str):
+    """The tokenizer of "clap" or "t5". Raises ValueError that says how to supply one that is
+    missing.
+    """
+    path = Path(folder) / name
+    if not (path / "tokenizer_config.json").is_file():
+        raise ValueError(
+            f"{path} has no tokenizer, so prompts cannot be read: convert again with --tokenizers "
+            f"FOLDER, a folder with clap/ and t5/ tokenizers, or where the hub can be reached"
+        )
+    read_config(path / "tokenizer_config.json")
+    try:
+        return transformers.AutoTokenizer.from_pretrained(
+            path, local_files_only=True, trust_remote_code=False
+        )
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # as above; a panic in Rust is not even an Exception
+        raise ValueError(f"{path}: the tokenizer cannot be loaded: {_first_line(error)}") from None
+
+
+def load_feature_extractor(folder: Path):
+    """What turns 48 kHz waveforms into CLAP's input. Raises ValueError where it is missing, or is
+    not CLAP's.
+    """
+    path = Path(folder) / "clap" / "preprocessor_config.json"
+    settings = read_config(path)
+    for name, (low, high) in EARS.items():
+        value = settings.get(name, low)
+        if type(value) not in (int, float) or not low <= value <= high:
+            raise ValueError(f"{path}: {name} = {shown(value)}: must lie in [{low}, {high}]")
+    try:
+        return transformers.ClapFeatureExtractor.from_pretrained(path.parent, local_files_only=True)
+    except Exception as error:  # as above
+        raise ValueError(f"{path}: no feature extractor: {_first_line(error)}") from None
+
+
+def check_towers(config: BundleConfig, clap: Any, t5: Any, gpt2: Any) -> None:
+    """Raise ValueError where a tower's width, or the number of tokens that it can read, does not
+    fit the bundle's config.
+
+    Args:
+        clap, t5, gpt2: transformers' configs.
+    """
+    text, longest = clap.text_config, config.text.t5_max_tokens + 5 + config.text.loa_tokens
+    positions = text.max_position_embeddings - (text.pad_token_id or 0) - 1  # RoBERTa's numbering
+    wrong = [
+        f"{what}: {one} against {other}"
+        for what, one, other in (
+            ("CLAP's projection", clap.projection_dim, config.projection.clap_dim),
+            ("T5", t5.d_model, config.projection.t5_dim),
+            ("GPT-2", gpt2.n_embd, config.projection.loa_dim),
+            ("CLAP's tokens", max(positions, config.text.clap_max_tokens), positions),
+            ("GPT-2's tokens", max(gpt2.n_positions, longest), gpt2.n_positions),
+        )
+        if one != other
+    ]
+    if wrong:
+        raise ValueError(f"the text towers do not fit the config: {'; '.join(wrong)}")
