@@ -14,7 +14,7 @@ demo: .venv/installed-plot
 	mkdir -p out
 	$(BIN)/audiolitefocus generate "$(PROMPT)" -o out/demo.wav --model demo \
 		--duration 5.12 --sampler dpm++ --steps 25 --guidance-scale 7 --seed 1 --force
-	$(BIN)/python scripts/spectrogram.py out/demo.wav out/demo.png
+	$(BIN)/python -m scripts.plots.spectrogram out/demo.wav out/demo.png
 
 test: .venv/installed-dev
 	$(BIN)/ruff check .

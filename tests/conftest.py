@@ -37,7 +37,7 @@ def weights(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(scope="session")
 def tiny_pipeline():
     """An `AudioLDM2Pipeline` of diffusers, tiny, with random weights."""
-    from checkpoints import diffusers_pipeline
+    from tests.support.checkpoints import diffusers_pipeline
 
     return diffusers_pipeline()
 
@@ -53,7 +53,7 @@ def diffusers_folder(tiny_pipeline, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def original_file(tiny_pipeline, tmp_path_factory) -> Path:
     """The same networks as an original checkpoint, with all the keys nobody needs. Read only."""
-    from original_layout import original_checkpoint
+    from tests.support.original_layout import original_checkpoint
 
     path = tmp_path_factory.mktemp("source") / "tiny-audioldm2.pth"
     torch.save({"state_dict": original_checkpoint(tiny_pipeline), "epoch": 1}, path)

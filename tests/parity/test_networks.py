@@ -6,8 +6,6 @@ import json
 
 import pytest
 import torch
-from checkpoints import CHANNELS, FULL_UNET, GPT2, T5, UNET, VAE, VOCODER, randomize
-from compare import assert_same, compare_unets
 from diffusers import AudioLDM2ProjectionModel, AudioLDM2UNet2DConditionModel, AutoencoderKL
 from torch import nn
 from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
@@ -19,6 +17,8 @@ from audiolitefocus.checkpoints.convert import mapping
 from audiolitefocus.checkpoints.convert import shared_keys as tables
 from audiolitefocus.checkpoints.convert.unet_config import unet_config
 from audiolitefocus.config import BundleConfig, ProjectionConfig
+from tests.support.checkpoints import CHANNELS, FULL_UNET, GPT2, T5, UNET, VAE, VOCODER, randomize
+from tests.support.compare import assert_same, compare_unets
 
 SLOTS = {
     "base": [None, GPT2, T5],

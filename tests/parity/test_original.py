@@ -4,15 +4,15 @@ import shutil
 
 import pytest
 import torch
-from checkpoints import FULL_UNET, NETWORKS, UNET
-from compare import compare_unets
 from diffusers import AudioLDM2UNet2DConditionModel
-from original_layout import extra_tensors, published_keys, unet_names
 from torch import Tensor
 
 from audiolitefocus.checkpoints.bundle import load_component
 from audiolitefocus.checkpoints.convert import convert_checkpoint
 from audiolitefocus.models.text_encoder import TOWERS, load_tower
+from tests.support.checkpoints import FULL_UNET, NETWORKS, UNET
+from tests.support.compare import compare_unets
+from tests.support.original_layout import extra_tensors, published_keys, unet_names
 
 
 def random_tensors(shapes: dict[str, list[int]]) -> dict[str, Tensor]:

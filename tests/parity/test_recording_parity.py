@@ -7,14 +7,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from checkpoints import SCHEDULER
-from compare import assert_same
 
 from audiolitefocus import AudioLDM2Pipeline
 from audiolitefocus.config import ScheduleConfig
 from audiolitefocus.diffusion import samplers as sampling
 from audiolitefocus.diffusion.denoise import timesteps_of
 from audiolitefocus.diffusion.recording import PEAK, Recording
+from tests.support.checkpoints import SCHEDULER
+from tests.support.compare import assert_same
 
 diffusers = pytest.importorskip("diffusers")
 

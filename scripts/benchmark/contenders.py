@@ -1,0 +1,172 @@
+"""Who is timed: one guided evaluation of audioldm2-full's UNet, one clip under two conditions, with
+random weights.
+
+What is constant over a denoising loop is prepared before, where the contender can: for ours, the
+keys and values of the text and the time embeddings. Drawing fresh indices is part of every
+evaluation. The others are given the clip's latents twice, as their own loops do."""
+
+import copy
+from collections.abc import Callable
+from functools import cached_property
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from audiolitefocus.attention.litefocus import LiteFocus, SelfAttention
+from audiolitefocus.config import UNetConfig
+from audiolitefocus.models.condition import Condition
+from audiolitefocus.models.layers import Signals, arrange
+from audiolitefocus.models.unet import UNet
+from audiolitefocus.options import parse_attention
+from scripts.benchmark.written_out import authors_attention, naive_attention
+
+TRAINED_SECONDS = 10.24
+BATCH, T5_TOKENS, STEP = 2, 16, 500
+OTHERS = ("diffusers", "diffusers-compiled", "authors", "naive")  # all else is ours
+CONTENDERS = ("diffusers", "dense", "litefocus", "auto", "tome", *OTHERS[1:])
+DIFFUSERS = {  # audioldm2-full as trained; everything else is the class's default
+    "in_channels": 8,
+    "out_channels": 8,
+    "block_out_channels": (128, 256, 384, 640),
+    "down_block_types": ("DownBlock2D", *["CrossAttnDownBlock2D"] * 3),
+    "up_block_types": (*["CrossAttnUpBlock2D"] * 3, "UpBlock2D"),
+    "cross_attention_dim": [[None, 768, 1024]] * 4,
+    "attention_head_dim": (4, 8, 12, 20),
+}
+
+
+def latent_frames(seconds: float) -> int:
+    """25 a second, rounded up to a multiple of 8."""
+    return -(-round(25 * seconds) // 8) * 8
+
+
+def attention_of(name: str, seconds: float) -> str | LiteFocus:
+    """How a contender of ours attends: as on the command line, "litefocus:0:2" for example."""
+    if name == "auto":
+        return "dense" if seconds <= TRAINED_SECONDS else LiteFocus.for_duration(seconds)
+    if name == "authors":
+        return LiteFocus(sparse_ratio=0.1, uniform=True, duplicates=True)
+    return "dense" if name in OTHERS else parse_attention(name)
+
+
+def clips(name: str) -> int:
+    """How many latents a contender is given: the clip's, or those of both halves of the batch."""
+    return BATCH if name.startswith(OTHERS) else 1
+
+
+def weights_bytes(name: str, seconds: float, itemsize: int) -> int:
+    """What the written-out attention weights of a contender take: scores and their softmax."""
+    tokens = latent_frames(seconds) // 2 * 8
+    if name == "naive":
+        return 2 * itemsize * BATCH * 8 * tokens**2
+    if name == "authors":  # level 2, dense, or level 1, row and sample
+        level_1, level_2 = 8 * tokens * (tokens // 8 + tokens // 10), 12 * (tokens // 4) ** 2
+        return 3 * itemsize * BATCH * max(level_1, level_2)
+    return 0
+
+
+class Models:
+    """The networks of one dtype, and contenders' evaluations made from them."""
+
+    def __init__(self, device: str, dtype: torch.dtype, mode: str):
+        self.device, self.dtype, self.mode = device, dtype, mode
+
+    @cached_property
+    def unet(self) -> UNet:
+        torch.manual_seed(0)
+        unet = UNet(UNetConfig()).eval().to(self.device, self.dtype)
+        arrange(unet)
+        return unet
+
+    @cached_property
+    def diffusers(self) -> torch.nn.Module:
+        """Raises ImportError where diffusers is not installed."""
+        from diffusers import AudioLDM2UNet2DConditionModel
+
+        torch.manual_seed(0)
+        return AudioLDM2UNet2DConditionModel(**DIFFUSERS).eval().to(self.device, self.dtype)
+
+    def inputs(self, seconds: float) -> tuple[Tensor, Condition]:
+        generator = torch.Generator().manual_seed(0)
+        shapes = (1, 8, latent_frames(seconds), 16), (BATCH, 8, 768), (BATCH, T5_TOKENS, 1024)
+        latents, loa, t5 = (
+            torch.randn(shape, generator=generator).to(self.device, self.dtype) for shape in shapes
+        )
+        return latents, Condition(loa, t5, torch.ones(BATCH, T5_TOKENS, device=self.device))
+
+    def evaluation(self, name: str, seconds: float) -> Callable[[], Tensor]:
+        """One denoising step's evaluation by a contender of `CONTENDERS`, or "NAME-compiled"."""
+        if name.startswith("diffusers"):
+            return self._theirs(seconds, compiled=name.endswith("-compiled"))
+        return self._ours(name.removesuffix("-compiled"), seconds, name.endswith("-compiled"))
+
+    def _ours(self, name: str, seconds: float, compiled: bool) -> Callable[[], Tensor]:
+        unet = share(self.unet)
+        unet.use_attention(attention_of(name, seconds))
+        if name in ("authors", "naive"):
+            for module in unet.modules():
+                if isinstance(module, SelfAttention):
+                    module.attend = authors_or_naive
+        latents, condition = self.inputs(seconds)
+        latents = latents.repeat(clips(name), 1, 1, 1)
+        with torch.inference_mode():
+            keys_values, mask = unet.keys_values(condition)
+            time = unet.time_biases(torch.tensor(STEP))
+        denoise = self._compiled(unet.denoise) if compiled else unet.denoise
+        return lambda: denoise(latents, Signals(time, keys_values, mask, unet.draw(latents)))
+
+    def _theirs(self, seconds: float, compiled: bool) -> Callable[[], Tensor]:
+        unet = self._compiled(self.diffusers) if compiled else self.diffusers
+        latents, condition = self.inputs(seconds)
+        latents = latents.repeat(BATCH, 1, 1, 1)
+        timestep = torch.tensor(STEP, device=self.device)
+        return lambda: unet(
+            latents,
+            timestep,
+            encoder_hidden_states=condition.loa,
+            encoder_hidden_states_1=condition.t5,
+            encoder_attention_mask_1=condition.t5_mask,
+            return_dict=False,
+        )[0]
+
+    def _compiled(self, function: Callable) -> Callable:
+        torch.compiler.allow_in_graph(rearrange)
+        return torch.compile(function, dynamic=False, mode=self.mode)
+
+
+def share(unet: UNet) -> UNet:
+    """Another UNet over the same weights, with an attention of its own."""
+    kept = [*unet.parameters(), unet.generator]
+    return copy.deepcopy(unet, {id(x): x for x in kept})
+
+
+def authors_or_naive(q: Tensor, k: Tensor, v: Tensor, sampled: Tensor | None = None) -> Tensor:
+    """All attention weights written out, as in the original networks: the authors' LiteFocus where
+    there are samples, dense elsewhere.
+    """
+    if sampled is None:
+        return naive_attention(q, k, v)
+    return authors_attention(q, k, v, sampled)
+
+
+def flops(name: str, seconds: float, device: str = "cpu") -> int:
+    """Floating-point operations of one evaluation, counted without doing them."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+    def attention(q: torch.Size, k: torch.Size, v: torch.Size, *_, **__) -> int:
+        return sdpa_flop_count(q, k, v)
+
+    uncounted = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
+    counter = FlopCounterMode(display=False, custom_mapping=uncounted)
+    # Ours upsamples by fewer products on CPUs; "meta" stands for all else.
+    plain = device != "cpu" or name.startswith("diffusers")
+    with FakeTensorMode(), torch.device("meta" if plain else "cpu"):
+        unet, timestep = UNet(UNetConfig()).eval(), torch.empty(())
+        latents = torch.empty(clips(name), 8, latent_frames(seconds), 16)
+        condition = Condition(torch.empty(BATCH, 8, 768), torch.empty(BATCH, T5_TOKENS, 1024))
+        unet.use_attention(attention_of(name.removesuffix("-compiled"), seconds))
+        with counter, torch.inference_mode():
+            unet(latents, timestep, condition)
+    return counter.get_total_flops()

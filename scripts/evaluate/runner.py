@@ -1,0 +1,161 @@
+"""From options to figures: find or make the clips of a cell, hear them, compute."""
+
+import argparse
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import torch.distributed as dist
+from tqdm import tqdm
+
+from audiolitefocus.atomic import atomic_file
+from audiolitefocus.batch.clips import Clip, slug
+from audiolitefocus.batch.ranks import Ranks
+from audiolitefocus.batch.run import Job
+from audiolitefocus.checkpoints.bundle import check_sha256
+from audiolitefocus.options import Settings
+from audiolitefocus.pipeline import AudioLDM2Pipeline
+from scripts.evaluate.embedders import Clap, Listener, Network, hear_all
+from scripts.evaluate.metrics import Heard, cosine_similarities, kl_divergences
+from scripts.evaluate.references import Reference, read_references, sound_files, told
+from scripts.evaluate.results import GIVEN, Cell
+
+MADE_WITH = ("steps", "sampler", "guidance_scale", "seed")  # all cells of a file of results
+
+
+class Evaluation:
+    """What makes and hears the clips of cells that belong together.
+
+    Args:
+        chosen: the options of `evaluate.py`.
+
+    Attributes:
+        dense: by length, what was heard with dense attention: others are compared with it.
+    """
+
+    def __init__(self, chosen: argparse.Namespace):
+        self.chosen, self.cache = chosen, chosen.out / "heard"
+        chosen.out.mkdir(parents=True, exist_ok=True)
+        self.pipe = AudioLDM2Pipeline.from_pretrained(
+            chosen.model, device=chosen.device, dtype=chosen.dtype
+        )
+        device, own = self.pipe.device, self.pipe.folder / "classifier"
+        if own.is_dir():
+            check_sha256(own / "model.safetensors", self.pipe.config)
+        classifier = chosen.classifier or (str(own) if own.is_dir() else None)
+        self.classifier = Network(classifier, "classifier", device) if classifier else None
+        self.clap = Clap(self.pipe)
+        self.embedder: Listener = self.clap
+        if chosen.embedder:
+            self.embedder = Network(chosen.embedder, "embedder", device)
+        self.dense: dict[float, Heard] = {}
+
+    def about(self) -> dict:
+        """How cells are made and heard."""
+        chosen = self.chosen
+        made = {name: getattr(chosen, name) for name in MADE_WITH} if not chosen.sounds else {}
+        return {
+            "reference": chosen.reference,
+            "sounds": chosen.sounds and str(chosen.sounds),
+            "model": self.pipe.config.name,
+            "model_files": self.pipe.config.files,
+            "embedder": self.embedder.name,
+            "classifier": self.classifier and self.classifier.name,
+            "resamples": chosen.resamples,
+            **made,
+        }
+
+    def cell(self, attention: str, seconds: float) -> Cell:
+        """Of clips that are made now, or have been made before."""
+        references = self.references(seconds)
+        if untold := [reference.path for reference in references if not reference.caption]:
+            raise ValueError(f"{untold[0]} has no caption to make a clip of; give --sounds instead")
+        label = f"{slug(attention)}-{seconds:g}"
+        made = self.make(references, label, attention, seconds)
+        heard = self.hear(made, references, [r.caption for r in references], label, paired=True)
+        if attention == "dense":
+            self.dense[seconds] = heard
+        options, over_dense = {"resamples": self.chosen.resamples}, None
+        if attention != "dense" and seconds in self.dense:
+            over_dense = heard.over(self.dense[seconds], **options)
+        found = heard.estimates(**options)
+        return Cell(attention, seconds, len(made), **found, over_dense=over_dense)
+
+    def cell_of(self, folder: Path, seconds: float | None) -> Cell:
+        """Of a folder of sounds. They are pairs with the references of the same names if all of
+        them have one; else there is no KL.
+        """
+        references = self.references(seconds)
+        if not folder.is_dir() or len(sounds := sound_files(folder)) < 2:
+            raise ValueError(f"{folder} is not a folder of two sounds or more")
+        by_name = {reference.name: reference for reference in references}
+        captions = [
+            told(path) or (by_name[path.stem].caption if path.stem in by_name else None)
+            for path in sounds
+        ]
+        if paired := all(path.stem in by_name for path in sounds):
+            references = [by_name[path.stem] for path in sounds]
+        heard = self.hear(sounds, references, captions, GIVEN, paired=paired)
+        found = heard.estimates(resamples=self.chosen.resamples)
+        return Cell(GIVEN, seconds, len(sounds), **found)
+
+    def references(self, seconds: float | None) -> list[Reference]:
+        chosen = self.chosen
+        return read_references(
+            chosen.reference,
+            sounds=chosen.reference_sounds,
+            cache=chosen.out,
+            seconds=seconds,
+            count=chosen.clips,
+        )
+
+    def make(
+        self, references: list[Reference], label: str, attention: str, seconds: float
+    ) -> list[Path]:
+        """A clip for every reference; only those that are not there yet are made."""
+        chosen = {name: getattr(self.chosen, name) for name in MADE_WITH}
+        settings = Settings(duration=seconds, attention=attention, **chosen)
+        folder = self.chosen.out / label
+        folder.mkdir(exist_ok=True)
+        clips = [
+            Clip(
+                str(r.caption), folder / f"{r.name}.wav", replace(settings, seed=settings.seed + i)
+            )
+            for i, r in enumerate(references)
+        ]
+        alone = Ranks(dist.HashStore())
+        job = Job(self.pipe, clips, alone, batch_size=self.chosen.batch_size)
+        with tqdm(total=job.steps, desc=label, unit="step", disable=not job.batches) as bar:
+            report = job.run(lambda steps: bar.update(steps - bar.n))
+        for path, reason in report.failed.items():
+            raise ValueError(f"{len(report.failed)} clips failed; {path}: {reason}")
+        return [clip.path for clip in clips]
+
+    def hear(
+        self,
+        made: list[Path],
+        references: list[Reference],
+        captions: list[str | None],
+        label: str,
+        *,
+        paired: bool,
+    ) -> Heard:
+        """Listen to clips and references; what is known of each clip goes to clips-LABEL.csv."""
+        theirs, of_clips = [reference.path for reference in references], {}
+        embedded, reference = (hear_all(self.embedder, p, self.cache) for p in (made, theirs))
+        if paired and self.classifier:
+            classes = (hear_all(self.classifier, paths, self.cache) for paths in (theirs, made))
+            of_clips["kl"] = kl_divergences(*classes)
+        if all(captions):
+            texts = self.clap.read([str(caption) for caption in captions])
+            similar = cosine_similarities(texts, hear_all(self.clap, made, self.cache))
+            of_clips["clap"] = 100 * similar
+        with (
+            atomic_file(self.chosen.out / f"clips-{label}.csv") as beside,
+            open(beside, "w", newline="", encoding="utf-8") as file,
+        ):
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["name", "caption", *of_clips])
+            for path, caption, *row in zip(made, captions, *of_clips.values(), strict=True):
+                writer.writerow([path.stem, caption, *(f"{value:.4f}" for value in row)])
+        return Heard(embedded, reference, paired, of_clips)

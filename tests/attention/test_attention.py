@@ -1,0 +1,230 @@
+"""LiteFocus and dense attention against brute force, the authors' algorithm and each other."""
+
+import math
+import random
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from audiolitefocus.attention.litefocus import (
+    LiteFocus,
+    cross_frequency_attention,
+    dense_attention,
+    litefocus_attention,
+)
+from audiolitefocus.attention.token_merging import TokenMerging, tome_attention
+from scripts.benchmark.written_out import authors_attention, naive_attention
+from tests.support.reference import FREQUENCY_MAJOR, brute_force_attention, multiplicity
+
+# Share of the largest output. float32 rounds at 6e-8; a softmax over some hundred keys adds a few.
+FLOAT32 = 1e-5
+# A half-precision variant may be off by twice what plain attention of that precision is off by.
+HALF = 2.0
+
+many = settings(max_examples=60, deadline=None, derandomize=True)
+shapes = st.tuples(
+    st.integers(1, 3), st.integers(1, 8), st.integers(1, 20), st.integers(1, 3), st.integers(1, 16)
+)
+ratios = st.one_of(st.sampled_from([0.0, 0.1, 1.0]), st.floats(0, 1))
+seeds = st.integers(0, 2**31)
+
+
+def qkv(shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float32):
+    """Queries wide enough that some softmax weights are near 1 and some near 0."""
+    generator = torch.Generator().manual_seed(seed)
+    q, k, v = torch.randn(3, *shape, generator=generator)
+    return (3 * q).to(dtype), k.to(dtype), v.to(dtype)
+
+
+def draw(lite: LiteFocus, shape: tuple[int, ...], seed: int = 0):
+    """The indices of one call, or None."""
+    drawn = lite.draw(shape[1], shape[2], 1, torch.Generator().manual_seed(seed))
+    return None if drawn is None else drawn[0]
+
+
+def assert_near(out: Tensor, expected: Tensor, tolerance: float = FLOAT32):
+    largest = float(expected.abs().max())
+    assert_close(out.double(), expected.double(), rtol=0, atol=tolerance * largest)
+
+
+@many
+@given(shapes, ratios, seeds, st.booleans(), st.booleans())
+def test_litefocus_is_a_masked_softmax_over_all_keys(shape, ratio, seed, uniform, duplicates):
+    q, k, v = qkv(shape, seed)
+    lite = LiteFocus(sparse_ratio=ratio, uniform=uniform, duplicates=duplicates)
+    sampled = draw(lite, shape, seed)
+    count = multiplicity(*shape[1:3], sampled, same_frequency=True, duplicates=duplicates)
+    out = lite.attend(q, k, v, sampled)
+    assert_near(out, brute_force_attention(q, k, v, count))
+
+
+@many
+@given(shapes, ratios, seeds, st.booleans())
+def test_cross_frequency_attends_to_the_sample_alone(shape, ratio, seed, uniform):
+    q, k, v = qkv(shape, seed)
+    lite = LiteFocus(same_frequency=False, sparse_ratio=max(ratio, 1e-9), uniform=uniform)
+    sampled = draw(lite, shape, seed)
+    count = multiplicity(*shape[1:3], sampled, same_frequency=False, duplicates=False)
+    out = lite.attend(q, k, v, sampled)
+    assert_near(out, brute_force_attention(q, k, v, count))
+
+
+@many
+@given(shapes, st.floats(0.05, 1), seeds, st.booleans())
+def test_duplicates_are_the_authors_algorithm(shape, ratio, seed, uniform):
+    q, k, v = qkv(shape, seed)
+    lite = LiteFocus(sparse_ratio=ratio, uniform=uniform, duplicates=True)
+    sampled = draw(lite, shape, seed)
+    if sampled is not None:
+        assert_near(lite.attend(q, k, v, sampled), authors_attention(q, k, v, sampled))
+
+
+@many
+@given(shapes, seeds)
+def test_dense_is_the_naive_softmax(shape, seed):
+    q, k, v = qkv(shape, seed)
+    everything = torch.ones(shape[1] * shape[2], shape[1] * shape[2])
+    assert_near(dense_attention(q, k, v), brute_force_attention(q, k, v, everything))
+    assert_near(naive_attention(q, k, v), brute_force_attention(q, k, v, everything))
+
+
+@many
+@given(shapes, seeds, st.booleans())
+def test_ratio_one_is_dense(shape, seed, uniform):
+    q, k, v = qkv(shape, seed)
+    everything = draw(LiteFocus(sparse_ratio=1.0, uniform=uniform), shape, seed)
+    dense = dense_attention(q, k, v)
+    assert_near(litefocus_attention(q, k, v, everything), dense)
+    assert_near(cross_frequency_attention(q, k, v, everything), dense)
+
+
+def test_ratio_one_with_duplicates_is_not_dense():
+    q, k, v = qkv(shape := (2, 4, 12, 2, 8))
+    out = litefocus_attention(q, k, v, draw(LiteFocus(sparse_ratio=1.0), shape), duplicates=True)
+    assert (out - dense_attention(q, k, v)).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("off", [{"sparse_ratio": 0.0}, {"cross_frequency": False}])
+@pytest.mark.parametrize("uniform", [False, True])
+def test_without_compensation_every_row_attends_to_itself(off, uniform):
+    q, k, v = qkv(shape := (2, 3, 10, 2, 8))
+    lite = LiteFocus(uniform=uniform, **off)
+    assert draw(lite, shape) is None
+    rows = [dense_attention(*(x[:, i : i + 1] for x in (q, k, v))) for i in range(3)]
+    assert_near(lite.attend(q, k, v), torch.cat(rows, dim=1))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("uniform", [False, True])
+@pytest.mark.parametrize("duplicates", [False, True])
+@pytest.mark.parametrize("ratio", [0.0, 0.1, 1.0])
+def test_half_precision_is_as_good_as_plain_attention(dtype, uniform, duplicates, ratio):
+    q, k, v = qkv(shape := (2, 8, 40, 4, 32), dtype=dtype)
+    sampled = draw(LiteFocus(sparse_ratio=ratio, uniform=uniform), shape)
+    count = multiplicity(8, 40, sampled, same_frequency=True, duplicates=duplicates)
+    exact = brute_force_attention(q, k, v, count)
+    plain = F.scaled_dot_product_attention(
+        *(rearrange(x, FREQUENCY_MAJOR) for x in (q, k, v)), attn_mask=count.log().to(dtype)
+    )
+    plain = rearrange(plain, "b h (f t) d -> b f t h d", f=8)
+    out = litefocus_attention(q, k, v, sampled, duplicates=duplicates)
+    assert out.dtype == dtype
+    assert (out - exact).abs().max() <= HALF * (plain - exact).abs().max()
+
+
+VARIANTS = {
+    "dense": (dense_attention, None),
+    "row only": (litefocus_attention, None),
+    "litefocus": (litefocus_attention, LiteFocus()),
+    "uniform": (litefocus_attention, LiteFocus(uniform=True)),
+    "duplicates": (partial(litefocus_attention, duplicates=True), LiteFocus()),
+    "cross-frequency": (cross_frequency_attention, LiteFocus(same_frequency=False)),
+    "tome": (tome_attention, TokenMerging()),
+}
+
+
+def call(name: str, shape: tuple[int, ...]):
+    """A variant with its indices bound, and inputs for it."""
+    attend, variant = VARIANTS[name]
+    indices = () if variant is None else (draw(variant, shape),)
+    return (lambda q, k, v: attend(q, k, v, *indices)), qkv(shape)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_clips_of_a_batch_do_not_see_each_other(name):
+    attend, inputs = call(name, (4, 4, 30, 2, 8))
+    order = torch.tensor([2, 0, 3, 1])
+    out = attend(*inputs)
+    assert_near(attend(*(x[order] for x in inputs)), out[order])
+    assert_near(attend(*(x[1:2] for x in inputs)), out[1:2])
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the bytes of the largest tensor that any operator returns.
+
+    PyTorch's fused attention is one operator; its fallback, which writes the weights out, is seen
+    as the operators it is made of.
+    """
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self.bytes = max(self.bytes, tensor.untyped_storage().nbytes())
+        return out
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_nothing_grows_faster_than_the_clip(name):
+    sizes = []
+    for length in (512, 1024):
+        attend, inputs = call(name, (1, 8, length, 1, 8))
+        with Largest() as largest, torch.inference_mode():
+            attend(*inputs)
+        sizes.append(largest.bytes)
+    assert sizes[1] <= 2.1 * sizes[0]
+    tokens = 8 * 1024
+    assert sizes[1] < tokens * tokens  # of the N x N weights, not even a byte each
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_one_graph(name):
+    attend, inputs = call(name, (2, 4, 16, 2, 8))
+    compiled = torch.compile(attend, fullgraph=True, dynamic=False, backend="aot_eager")
+    assert_near(compiled(*inputs), attend(*inputs))
+
+
+def test_drawing_and_attending_leave_the_global_random_states_alone():
+    shape = (1, 4, 20, 1, 8)
+    inputs = qkv(shape)
+    before = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    for variant in (LiteFocus(), LiteFocus(uniform=True), TokenMerging()):
+        variant.attend(*inputs, draw(variant, shape))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert str(np.random.get_state()) == str(before[1])
+    assert random.getstate() == before[2]
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.01, math.nan, math.inf])
+def test_ratios_out_of_range(ratio):
+    with pytest.raises(ValueError, match="sparse_ratio"):
+        LiteFocus(sparse_ratio=ratio)
+
+
+def test_nothing_to_attend_to():
+    with pytest.raises(ValueError, match="both off"):
+        LiteFocus(same_frequency=False, cross_frequency=False)
+    with pytest.raises(ValueError, match="sparse_ratio 0"):
+        LiteFocus(same_frequency=False, sparse_ratio=0)
