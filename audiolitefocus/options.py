@@ -1,114 +1,294 @@
-"""What a person chooses about a clip, on the command line or in a file of prompts."""
+"""Every choice of one call of the pipeline, in one dataclass. Loads no torch, knows no algorithm.
 
+Names, defaults, bounds and help are written here and nowhere else: the Python call, the command
+line, a line of a prompts file, the JSON beside a clip and docs/options.md are made from the fields.
+"""
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from audiolitefocus.attention.litefocus import LiteFocus
-from audiolitefocus.checks import check_number, check_settings
-from audiolitefocus.diffusion.recording import check_options, strength_of
-from audiolitefocus.diffusion.samplers import steps_from
+from audiolitefocus.attention.settings import (
+    GRAMMAR,
+    Attention,
+    attention_text,
+    parse_attention,
+)
+from audiolitefocus.validation import MAX_SECONDS, MIN_SECONDS, Choice, Custom, Number, Rule, shown
+
+VARIATION_STRENGTH = 0.5  # of a variation, where no strength is given
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How clips are made: what a person chooses on the command line. Raises ValueError for
-    nonsense.
+class Option:
+    """What is known of an option besides its name and default.
+
+    Attributes:
+        group: the caption that it stands under.
+        rule: returns the value to keep of a value given, or raises ValueError with a reason. Its
+            text says what is allowed, `rule.kind` is the type of the value on the command line.
+        help: what it means.
+        short: its name on the command line and in files, where that differs from the field's.
     """
 
-    duration: float | None = None  # seconds; None is the model's trained length, or init_audio's
-    init_audio: str | None = None  # a sound file, of which a variation is made
-    strength: float | None = None  # of the variation; None is `strength_of`
-    inpaint: str | None = None  # START:END in seconds, the span of init_audio that is made anew
-    continue_audio: str | None = None  # a sound file that goes on up to the duration
-    steps: int = 200
-    sampler: str = "ddim"
-    eta: float = 1.0
-    guidance_scale: float = 3.5
-    negative_prompt: str | None = None
-    unconditional: str = "trained"
-    candidates: int = 1
-    seed: int = 0
-    attention: str = "auto"
+    group: str
+    rule: Rule
+    help: str
+    short: str | None = None
+
+
+def _option(group: str, default: Any, rule: Rule, help: str, short: str | None = None) -> Any:
+    return dataclasses.field(default=default, metadata={"option": Option(group, rule, help, short)})
+
+
+def _sound(value: Any) -> object:
+    if hasattr(value, "ndim"):  # an array or tensor, which the pipeline looks at
+        return value
+    if not isinstance(value, (str, os.PathLike)) or not str(value):
+        raise ValueError(f"must be {SOUND}")
+    path = os.fsdecode(value)
+    path.encode()  # it is written into JSON
+    return path
+
+
+def _span(value: Any) -> tuple[float, float]:
+    """Seconds (start, end) from two numbers or "START:END"."""
+    try:
+        if isinstance(value, str):
+            value = [float(second) for second in value.split(":")]
+        start, end = (Number(0.0, MAX_SECONDS)(second) for second in value)
+    except (TypeError, ValueError):
+        raise ValueError(f"must be {SPAN}") from None
+    if start >= end:
+        raise ValueError("must end after it starts")
+    return start, end
+
+
+def _text(value: Any) -> str | tuple[str, ...]:
+    texts = (value,) if isinstance(value, str) else value
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"must be {TEXT}")
+    "".join(texts).encode()  # UnicodeEncodeError is a ValueError
+    return value if isinstance(value, str) else tuple(value)
+
+
+def _attention(value: Any) -> Attention:
+    try:
+        return parse_attention(value)
+    except ValueError as error:
+        raise ValueError(str(error).removeprefix(f"attention {value!r}: ")) from None
+
+
+SOUND = Custom("FILE", "a sound file, or in Python samples (n,) at the model's rate", _sound)
+SPAN = Custom("START:END", f"START:END in seconds up to {MAX_SECONDS:g}, as 2:4.5", _span)
+TEXT = Custom("TEXT", "a text, or in Python a list of texts, one for each prompt", _text)
+ATTENTION = Custom("NAME", GRAMMAR, _attention)
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """How clips are made. Values are checked, and kept in one form, when the options are made.
+
+    Field names are diffusers' where diffusers has one. See `Option` for what each field carries,
+    and docs/options.md for all of them.
+
+    Raises:
+        OptionError (a ValueError): a value out of bounds, or options that exclude each other.
+    """
+
+    audio_length_in_s: float | None = _option(
+        "Clip", None, Number(MIN_SECONDS, MAX_SECONDS), "Seconds; default: as trained.", "duration"
+    )
+    init_audio: Any = _option("Recording", None, SOUND, "Recording to make a variation of.")
+    strength: float | None = _option(
+        "Recording",
+        None,
+        Number(0.0, 1.0, above=True),
+        "Fraction of the steps to run on the recording; 1 forgets it. Default: "
+        f"{VARIATION_STRENGTH:g}, or 1 with inpainting.",
+    )
+    inpaint: tuple[float, float] | None = _option(
+        "Recording", None, SPAN, "Part of the recording to replace; the rest stays unchanged."
+    )
+    continue_audio: Any = _option(
+        "Recording", None, SOUND, "Recording to extend to the clip's length.", "continue"
+    )
+    num_inference_steps: int = _option(
+        "Sampling", 200, Number(1, 1000, whole=True), "Denoising steps.", "steps"
+    )
+    sampler: str = _option(
+        "Sampling", "ddim", Choice(("ddim", "dpm++")), "dpm++ needs only 20 to 25 steps."
+    )
+    eta: float = _option(
+        "Sampling", 1.0, Number(0.0, 1.0), "Fresh noise in each step of ddim; 0 adds none."
+    )
+    guidance_scale: float = _option(
+        "Guidance", 3.5, Number(0.0, 1000.0), "How closely to follow the prompt; 1: no guidance."
+    )
+    negative_prompt: str | tuple[str, ...] | None = _option(
+        "Guidance", None, TEXT, "Sound to steer away from."
+    )
+    unconditional: str = _option(
+        "Guidance",
+        "trained",
+        Choice(("trained", "empty_prompt")),
+        "What guidance steers away from without a negative prompt: the empty conditioning of "
+        "training, or an empty prompt as in diffusers.",
+    )
+    num_waveforms_per_prompt: int = _option(
+        "Clip",
+        1,
+        Number(1, 1000, whole=True),
+        "Clips to make of each prompt, ranked by CLAP.",
+        "candidates",
+    )
+    seed: int | None = _option(
+        "Clip",
+        None,
+        Number(0, 2**63 - 1, whole=True),
+        "Same seed, same clip. Default: random, or with a prompts file made from the text.",
+    )
+    attention: Attention = _option(
+        "Attention and decoding",
+        "auto",
+        ATTENTION,
+        "Self-attention; auto is dense up to the trained length and LiteFocus beyond it.",
+    )
+    decode: str = _option(
+        "Attention and decoding",
+        "auto",
+        Choice(("auto", "whole", "tiled")),
+        "Decode at once, or in tiles with a crossfade; auto uses tiles for long clips.",
+    )
 
     def __post_init__(self):
-        check_number("seed", self.seed, 0, 2**63 - 1)
-        if not isinstance(self.negative_prompt, (str, type(None))):
-            raise ValueError(f"negative_prompt {self.negative_prompt!r}: must be a text")
-        self._check_recording()
-        parse_attention(self.attention)
-        check_settings(
-            steps=self.steps,
-            guidance_scale=self.guidance_scale,
-            eta=self.eta,
-            candidates=self.candidates,
-            sampler=self.sampler,
-            unconditional=self.unconditional,
-        )
-        steps_from(self._strength, self.steps)
+        for name, option in OPTIONS.items():
+            value = getattr(self, name)
+            if value is not None or DEFAULTS[name] is not None:
+                object.__setattr__(self, name, _checked(name, option, value))
+        self._check_together()
 
-    def _check_recording(self) -> None:
-        for name, path in (
-            ("init_audio", self.init_audio),
-            ("continue_audio", self.continue_audio),
-        ):
-            if path is not None and not (isinstance(path, str) and path):
-                raise ValueError(f"{name} {path!r}: must be the name of a sound file")
-        check_options(self.init_audio, self.continue_audio, self.strength, self.span, self.duration)
+    def _check_together(self) -> None:
+        """Raise OptionError for options that exclude, or need, each other."""
+        length, init = self.audio_length_in_s, self.init_audio
+        if init is not None and self.continue_audio is not None:
+            raise OptionError("give either {init_audio} or {continue_audio}, not both")
+        for name in ("strength", "inpaint"):
+            if getattr(self, name) is not None and init is None:
+                raise OptionError(f"{{{name}}} needs a recording: give it as {{init_audio}}")
+        if init is not None and length is not None:
+            raise OptionError(
+                "{audio_length_in_s} cannot be set with {init_audio}; use {continue_audio} to "
+                "extend a recording"
+            )
+        if self.continue_audio is not None and length is None:
+            raise OptionError("{continue_audio} needs {audio_length_in_s}, that of the whole clip")
+        if self.steps_taken < 1:
+            raise OptionError(
+                "{strength} {0:g} of {num_inference_steps} {1} is less than one step",
+                self.strength_used,
+                self.num_inference_steps,
+            )
+
+    @classmethod
+    def make(
+        cls,
+        options: "GenerationOptions | None" = None,
+        changes: Mapping[str, object] = {},
+        *,
+        called: Mapping[str, str] = {},
+    ) -> "GenerationOptions":
+        """`options`, or the defaults, with changes by field name or short name.
+
+        Args:
+            called: what errors call a field that `changes` does not name: field -> name.
+
+        Raises:
+            ValueError: an unknown name, with the nearest known one; or an invalid value, or
+                combination of values, by the names that the caller wrote.
+        """
+        written, values = {}, {}
+        for name, value in changes.items():
+            field = field_of(name)
+            if field in values:
+                raise ValueError(f"{written[field]} and {name} are the same option: give one")
+            written[field], values[field] = name, value
+        try:
+            return dataclasses.replace(options or cls(), **values)
+        except OptionError as error:
+            raise error.renamed({**called, **written}) from None
+
+    def to_json(self) -> dict[str, object]:
+        """Values that JSON has, by field name; `make` reads them back.
+
+        Raises:
+            ValueError: a recording given as samples.
+        """
+        data: dict[str, object] = {}
+        for name in OPTIONS:
+            value = getattr(self, name)
+            if hasattr(value, "ndim"):
+                raise ValueError(f"{name}: samples have no JSON form; give the name of a file")
+            data[name] = list(value) if isinstance(value, tuple) else value
+        return {**data, "attention": attention_text(self.attention)}
 
     @property
-    def recording(self) -> str | None:
-        """The sound file that the clip is made from."""
-        return self.init_audio or self.continue_audio
+    def recording(self) -> Any:
+        """The recording that the clip is made from: a file's name, samples, or None."""
+        return self.continue_audio if self.init_audio is None else self.init_audio
 
     @property
-    def span(self) -> tuple[float, float] | None:
-        """`inpaint` in seconds."""
-        return None if self.inpaint is None else parse_span(self.inpaint)
+    def strength_used(self) -> float:
+        """The fraction of the steps that is run: 1 without a recording to vary."""
+        if self.strength is not None:
+            return self.strength
+        return 1.0 if self.init_audio is None or self.inpaint is not None else VARIATION_STRENGTH
 
     @property
     def steps_taken(self) -> int:
-        """Denoising steps of a clip."""
-        return steps_from(self._strength, self.steps)
-
-    @property
-    def _strength(self) -> float:
-        return strength_of(self.strength, self.init_audio, self.span)
+        """Denoising steps of a clip; of a variation the last ones, rounded down as in diffusers."""
+        return int(self.num_inference_steps * self.strength_used)
 
 
-def parse_span(text: str) -> tuple[float, float]:
-    """START:END in seconds."""
-    start, _, end = str(text).partition(":")
+class OptionError(ValueError):
+    """Invalid options. `{field}` in the message stands for what the caller calls that field."""
+
+    def __init__(self, message: str, *values: object, names: Mapping[str, str] = {}):
+        self.message, self.values = message, values
+        super().__init__(message.format(*values, **{n: names.get(n, n) for n in OPTIONS}))
+
+    def renamed(self, names: Mapping[str, str]) -> "OptionError":
+        """The same error with other names of fields: field -> name."""
+        return OptionError(self.message, *self.values, names=names)
+
+
+def _checked(name: str, option: Option, value: object) -> object:
     try:
-        return float(start), float(end)
-    except ValueError:
-        raise ValueError(f"inpaint {text!r}: must be START:END in seconds, as 2:4.5") from None
+        return option.rule(value)
+    except ValueError as error:
+        raise OptionError(f"{{{name}}} {{0}}: {{1}}", shown(value), error) from None
 
 
-def parse_attention(text: str) -> str | LiteFocus:
-    """ "auto", "dense", "tome", "litefocus" (ratio 0.1), "litefocus:RATIO", where 0 is the query's
-    own frequency row alone, "litefocus:RATIO:DEEPEST" for the levels from 1 to that one, or
-    "cross-frequency:RATIO", sampled keys alone.
-    """
-    name, *numbers = str(text).split(":")
-    if (name == "litefocus" and len(numbers) <= 2) or (
-        name == "cross-frequency" and len(numbers) == 1
-    ):
-        try:
-            return LiteFocus(
-                same_frequency=name == "litefocus",
-                sparse_ratio=float(numbers[0]) if numbers else 0.1,
-                levels=_levels_to(numbers[1]) if numbers[1:] else (1,),
-            )
-        except ValueError as error:
-            raise ValueError(f"attention {text!r}: {error}") from None
-    if text not in ("auto", "dense", "tome"):
-        raise ValueError(
-            f"attention {text!r}: must be auto, dense, tome, litefocus, litefocus:RATIO, "
-            f"litefocus:RATIO:DEEPEST or cross-frequency:RATIO"
-        )
-    return text
+_FIELDS = dataclasses.fields(GenerationOptions)
+OPTIONS: dict[str, Option] = {field.name: field.metadata["option"] for field in _FIELDS}
+DEFAULTS: dict[str, object] = {field.name: field.default for field in _FIELDS}
+# field -> its name on the command line and in files, and every name -> field
+SHORT: dict[str, str] = {name: option.short or name for name, option in OPTIONS.items()}
+NAMES: dict[str, str] = {short: name for name, short in SHORT.items()} | {n: n for n in OPTIONS}
 
 
-def _levels_to(deepest: str) -> tuple[int, ...]:
-    if deepest not in ("1", "2", "3"):
-        raise ValueError(f"deepest level {deepest!r}: must be 1, 2 or 3")
-    return tuple(range(1, int(deepest) + 1))
+def field_of(name: str) -> str:
+    """The field that a name or short name means. Raises ValueError with the nearest known name."""
+    if name in NAMES:
+        return NAMES[name]
+    near = difflib.get_close_matches(str(name), NAMES, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(NAMES))}"
+    raise ValueError(f"unknown option {shown(name)}; {hint}")
+
+
+def flag_of(name: str) -> str:
+    """A field's flag on the command line."""
+    return f"--{SHORT[name].replace('_', '-')}"

@@ -5,12 +5,18 @@ sizes are checked before anything is made of it.
 import dataclasses
 import json
 import math
+import numbers
 import typing
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 MAX_NESTING = 32
 MAX_ENTRIES = 64  # of a list
 LONGEST_SHOWN = 200  # characters of a value in a message
+
+# Lengths of clips and recordings: one latent frame, and a limit against typing errors.
+MIN_SECONDS, MAX_SECONDS = 0.04, 3600.0
 
 
 def parse_object(text: str) -> dict:
@@ -36,8 +42,10 @@ def _children(value: object) -> Collection:
 
 
 def shown(value: object) -> str:
-    """A value in a message: cut if it is long."""
-    text = repr(value)
+    """A value as a message shows it: cut if it is long, numpy's numbers as plain ones."""
+    text = repr(
+        value.item() if isinstance(value, numbers.Number) and hasattr(value, "item") else value
+    )
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
@@ -89,3 +97,116 @@ def _leaves(value):
         if isinstance(value, tuple)
         else [value]
     )
+
+
+@dataclass(frozen=True)
+class Number:
+    """A rule for numbers from `low` to `high`, numpy's included; a bool is none.
+
+    Called with a value it returns a plain int or float, or raises ValueError with what it must be.
+    """
+
+    low: float
+    high: float
+    whole: bool = False  # whole numbers alone
+    above: bool = False  # `low` itself is not allowed
+
+    @property
+    def kind(self) -> type:
+        return int if self.whole else float
+
+    def __str__(self) -> str:
+        what = "a whole number" if self.whole else "a number"
+        low, high = (f"{n}" if isinstance(n, int) else f"{n:g}" for n in (self.low, self.high))
+        return (
+            f"{what} above {low}, at most {high}" if self.above else f"{what} from {low} to {high}"
+        )
+
+    def __call__(self, value: object) -> int | float:
+        numbers_allowed = numbers.Integral if self.whole else numbers.Real
+        if isinstance(value, bool) or not isinstance(value, numbers_allowed):
+            raise ValueError(f"must be {self}")
+        # NaN compares false; a huge int is compared before float() could overflow.
+        if not self.low <= value <= self.high or (self.above and value == self.low):
+            raise ValueError(f"must be {self}")
+        return self.kind(value)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A rule for one name of several, called as `Number` is."""
+
+    names: tuple[str, ...]
+    kind = str
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(self.names)}"
+
+    def __call__(self, value: object) -> str:
+        if not isinstance(value, str) or value not in self.names:
+            raise ValueError(f"must be {self}")
+        return value
+
+
+@dataclass(frozen=True)
+class Custom:
+    """A rule in words, and the function that applies it; `metavar` stands for a value in --help."""
+
+    metavar: str
+    text: str
+    read: Callable[[Any], object]
+    kind = str
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __call__(self, value: object) -> object:
+        return self.read(value)
+
+
+Rule: TypeAlias = Number | Choice | Custom
+
+
+def check_number(name: str, value: object, low: float, high: float) -> float:
+    """The number, if it is in [low, high], and whole where `low` is an int; else ValueError."""
+    return _by_rule(name, value, Number(low, high, whole=isinstance(low, int)))
+
+
+def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> str:
+    """The value, if it is one of those allowed; else ValueError."""
+    return _by_rule(name, value, Choice(allowed))
+
+
+def _by_rule(name: str, value: object, rule: Rule) -> Any:
+    try:
+        return rule(value)
+    except ValueError as error:
+        raise ValueError(f"{name} {shown(value)}: {error}") from None
+
+
+def check_texts(
+    name: str, text: str | Sequence[str] | None, *, empty: bool, copies: int = 1
+) -> list[str] | None:
+    """A list of texts, of one text `copies` times; None stays None.
+
+    Raises:
+        ValueError: an entry that is no text or not valid Unicode, or an empty one without `empty`.
+    """
+    if text is None:
+        return None
+    if not isinstance(text, (str, list, tuple)):
+        raise ValueError(f"{name} {shown(text)}: must be a text, or a list of texts")
+    texts = [text] * copies if isinstance(text, str) else list(text)
+    if not texts:
+        raise ValueError(f"{name} is an empty list")
+    for entry in texts:
+        if not isinstance(entry, str):
+            raise ValueError(f"{name} {shown(entry)}: must be a text")
+        if not empty and not entry.strip():
+            raise ValueError(f"{name} {shown(entry)} is empty: describe a sound")
+        try:
+            entry.encode()
+        except UnicodeEncodeError as error:
+            reason = f"character {error.start} is not valid Unicode ({error.reason})"
+            raise ValueError(f"{name}: {reason}") from None
+    return texts

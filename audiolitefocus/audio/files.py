@@ -18,9 +18,8 @@ from torch import Tensor
 
 from audiolitefocus.atomic import atomic_file, check_writable
 from audiolitefocus.config import BundleConfig
+from audiolitefocus.validation import MAX_SECONDS, MIN_SECONDS
 
-MIN_SECONDS = 0.04  # one latent frame
-MAX_SECONDS = 3600.0  # an hour: a limit against slips of the keyboard, not of the method
 SOUND_SUFFIXES = (".wav", ".flac", ".ogg")
 SAMPLE_BYTES = 2  # in files that are written, at most
 SOUND_RATES = (4000, 384000)  # of files that are read
