@@ -4,24 +4,25 @@ import pytest
 import torch
 
 from audiolitefocus import AudioLDM2Pipeline
-from audiolitefocus.checkpoints.resolve import choose_device, choose_dtype, locate
+from audiolitefocus.checkpoints.resolve import resolve_bundle
 from audiolitefocus.config import demo_folder
+from audiolitefocus.runtime import choose_device, choose_dtype
 from tests.checkpoints.test_hub import cache, files_of, hub  # noqa: F401  (fixtures)
 from tests.support.hub_server import REPO
 
 
 def test_the_demo_needs_no_download():
-    assert locate("demo") == demo_folder()
+    assert resolve_bundle("demo") == demo_folder()
 
 
 def test_a_folder_is_itself(tiny_bundle):
-    assert locate(tiny_bundle) == tiny_bundle
+    assert resolve_bundle(tiny_bundle) == tiny_bundle
 
 
 @pytest.mark.parametrize("name", ["nonesuch", "./no/where", "a/b/c", "/no/such", "", "~/models"])
 def test_unknown_models_are_named_with_what_there_is(name):
     with pytest.raises(ValueError, match="none of the names demo, audioldm2"):
-        locate(name)
+        resolve_bundle(name)
 
 
 def test_a_repository_is_fetched_and_converted_once(hub, cache, diffusers_folder):  # noqa: F811
