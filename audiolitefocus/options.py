@@ -155,7 +155,7 @@ class GenerationOptions:
         "Attention and decoding",
         "auto",
         ATTENTION,
-        "Self-attention; auto is dense up to the trained length and LiteFocus beyond it.",
+        f"{GRAMMAR}. auto: dense up to the trained length, LiteFocus beyond.",
     )
     decode: str = _option(
         "Attention and decoding",
@@ -210,7 +210,8 @@ class GenerationOptions:
             ValueError: an unknown name, with the nearest known one; or an invalid value, or
                 combination of values, by the names that the caller wrote.
         """
-        written, values = {}, {}
+        written: dict[str, str] = {}
+        values: dict[str, Any] = {}
         for name, value in changes.items():
             field = field_of(name)
             if field in values:

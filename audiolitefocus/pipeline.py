@@ -16,20 +16,11 @@ from audiolitefocus.audio.files import ClipLength
 from audiolitefocus.checkpoints.bundle import check_sha256, load_component, load_config
 from audiolitefocus.checkpoints.resolve import choose_device, choose_dtype, locate
 from audiolitefocus.checkpoints.towers import TOWERS
-from audiolitefocus.checks import (
-    OUTPUT_TYPES,
-    Prompts,
-    check_choice,
-    check_embeds,
-    check_finite,
-    check_number,
-    check_settings,
-    check_texts,
-)
 from audiolitefocus.codec.decode import OnWindow, decode_blocks, fill, nothing
 from audiolitefocus.codec.tiling import check_room
 from audiolitefocus.config import BundleConfig
 from audiolitefocus.diffusion.denoise import Sampling, denoise, initial_latents
+from audiolitefocus.diffusion.prompts import Prompts, check_embeds, check_finite
 from audiolitefocus.diffusion.recording import Recording, Source
 from audiolitefocus.diffusion.samplers import ClipNoise
 from audiolitefocus.memory import Demand, fit, fits_whole, numbers_in, shortage
@@ -38,7 +29,11 @@ from audiolitefocus.models.text_encoder import TextEncoder
 from audiolitefocus.models.unet import UNet
 from audiolitefocus.models.vae import VAE
 from audiolitefocus.models.vocoder import HiFiGAN
+from audiolitefocus.options import GenerationOptions
 from audiolitefocus.runtime import Workplace, available, explained, in_groups
+from audiolitefocus.validation import check_choice, check_number, check_texts
+
+OUTPUT_TYPES = ("np", "pt", "latent", "blocks")
 
 
 @dataclass(frozen=True)
@@ -232,14 +227,13 @@ class AudioLDM2Pipeline:
         trained = self.config.trained_seconds
         seconds = trained if audio_length_in_s is None else audio_length_in_s
         length = ClipLength(seconds if recording is None else recording.seconds, self.config)
-        check_settings(
-            steps=num_inference_steps,
+        GenerationOptions(
+            num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             eta=eta,
-            candidates=num_waveforms_per_prompt,
+            num_waveforms_per_prompt=num_waveforms_per_prompt,
             sampler=sampler,
             unconditional=unconditional,
-            train_steps=self.config.schedule.train_steps,
         )
         check_choice("output_type", output_type, OUTPUT_TYPES)
         if output_type == "blocks" and num_waveforms_per_prompt > 1:

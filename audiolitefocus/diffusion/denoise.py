@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from audiolitefocus.audio.files import ClipLength
-from audiolitefocus.checks import check_finite
 from audiolitefocus.config import ScheduleConfig
 from audiolitefocus.diffusion import samplers as sampling
+from audiolitefocus.diffusion.prompts import check_finite
 from audiolitefocus.models.condition import Condition, stack_conditions
 from audiolitefocus.models.layers import Signals
 from audiolitefocus.models.unet import UNet

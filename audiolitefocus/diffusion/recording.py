@@ -23,13 +23,12 @@ from audiolitefocus.audio.files import (
     read_sound,
     seconds_of,
 )
-from audiolitefocus.checks import check_number
 from audiolitefocus.codec.decode import encode_mel
 from audiolitefocus.codec.mel import log_mel
 from audiolitefocus.config import VocoderConfig
 from audiolitefocus.diffusion.denoise import Known
 from audiolitefocus.models.vae import VAE
-from audiolitefocus.validation import shown
+from audiolitefocus.validation import check_number, shown
 
 Source: TypeAlias = str | os.PathLike | np.ndarray | Tensor
 
