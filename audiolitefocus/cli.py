@@ -13,6 +13,8 @@ import typer.core
 from audiolitefocus.options import DEFAULTS, OPTIONS, SHORT, GenerationOptions, flag_of
 from audiolitefocus.validation import Choice, Custom, Number
 
+INTERRUPTED = 130  # exit status after Ctrl-C, as of shells
+
 app = typer.Typer(
     help="Text to audio with AudioLDM2, long clips made cheap by LiteFocus attention.",
     no_args_is_help=True,
@@ -247,11 +249,15 @@ def main() -> None:
     """Entry point: errors that a user can mend are one line on stderr, with a non-zero exit."""
     warnings.showwarning = _show_warning
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        status = app(standalone_mode=False) or 0
+        if status == INTERRUPTED:  # how typer reports Ctrl-C; older versions raise Abort
+            raise KeyboardInterrupt
+        sys.exit(status)
     except (ValueError, OSError, MemoryError) as error:
         _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
-        _fail("cancelled", status=130)
+        print("cancelled", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         if not hasattr(error, "format_message"):  # what typer raises for bad options
             raise

@@ -155,7 +155,7 @@ class GenerationOptions:
         "Attention and decoding",
         "auto",
         ATTENTION,
-        f"{GRAMMAR}. auto: dense up to the trained length, LiteFocus beyond.",
+        f"Self-attention: {GRAMMAR}. auto is dense up to the trained length, LiteFocus beyond.",
     )
     decode: str = _option(
         "Attention and decoding",

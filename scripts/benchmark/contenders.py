@@ -14,11 +14,11 @@ from einops import rearrange
 from torch import Tensor
 
 from audiolitefocus.attention.litefocus import LiteFocus, SelfAttention
+from audiolitefocus.attention.settings import parse_attention
 from audiolitefocus.config import UNetConfig
 from audiolitefocus.models.condition import Condition
 from audiolitefocus.models.layers import Signals, arrange
 from audiolitefocus.models.unet import UNet
-from audiolitefocus.options import parse_attention
 from scripts.benchmark.written_out import authors_attention, naive_attention
 
 TRAINED_SECONDS = 10.24
