@@ -1,7 +1,8 @@
-"""The command line in this process, and what holds whenever it refuses something."""
+"""The command line run inside the test's process, and what a refusal must look like."""
 
 import contextlib
 import io
+import os
 import sys
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
@@ -10,7 +11,6 @@ from pathlib import Path
 
 from audiolitefocus import cli
 
-# Options of the quickest clip of the demo model: 0.64 s in two steps.
 QUICK = ("--model", "demo", "--device", "cpu", "--steps", "2", "--duration", "0.64", "--seed", "7")
 
 
@@ -20,13 +20,18 @@ class Result:
     stdout: str
     stderr: str
 
+    @property
+    def errors(self) -> list[str]:
+        """The lines of stderr that report an error."""
+        return [line for line in self.stderr.splitlines() if line.startswith("error: ")]
+
 
 def run(*arguments: str | Path, cwd: Path) -> Result:
-    """audiolitefocus ARGUMENTS in `cwd`, in this process: importing torch again takes seconds."""
+    """Run `audiolitefocus ARGUMENTS` in `cwd`, in this process: importing torch takes seconds."""
     out, err, shown = io.StringIO(), io.StringIO(), warnings.showwarning
     before, sys.argv = sys.argv, ["audiolitefocus", *map(str, arguments)]
     try:
-        with contextlib.chdir(cwd), redirect_stdout(out), redirect_stderr(err):
+        with working_in(cwd), redirect_stdout(out), redirect_stderr(err):
             warnings.simplefilter("always")
             cli.main()
     except SystemExit as stop:
@@ -36,11 +41,26 @@ def run(*arguments: str | Path, cwd: Path) -> Result:
     raise AssertionError("main() returned without an exit status")
 
 
-def assert_refused(result: Result, message: str, folder: Path) -> None:
-    """One line that names the fault, a non-zero exit, no traceback, and nothing written."""
+@contextlib.contextmanager
+def working_in(folder: Path):
+    """`contextlib.chdir`, which Python 3.10 does not have."""
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def assert_failed(result: Result, *words: str, status: int | None = None) -> None:
+    """A non-zero exit and one line that has all the words; no traceback."""
     assert result.returncode != 0, result.stdout
-    assert "Traceback" not in result.stderr
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1, result.stderr
-    assert message in errors[0]
+    assert status is None or result.returncode == status, result.stderr
+    assert "Traceback" not in result.stderr and len(result.errors) == 1, result.stderr
+    assert all(word in result.errors[0] for word in words), result.errors
+
+
+def assert_refused(result: Result, message: str, folder: Path) -> None:
+    """The same with a message, and nothing written into the folder."""
+    assert_failed(result, message)
     assert not [path for path in folder.rglob("*") if path.suffix in (".wav", ".part", ".json")]
