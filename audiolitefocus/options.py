@@ -9,7 +9,7 @@ import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from audiolitefocus.attention.settings import (
     GRAMMAR,
@@ -18,6 +18,12 @@ from audiolitefocus.attention.settings import (
     parse_attention,
 )
 from audiolitefocus.validation import MAX_SECONDS, MIN_SECONDS, Choice, Custom, Number, Rule, shown
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+Source: TypeAlias = "str | os.PathLike | np.ndarray | Tensor"  # of a recording: file or samples
 
 VARIATION_STRENGTH = 0.5  # of a variation, where no strength is given
 
@@ -102,7 +108,9 @@ class GenerationOptions:
     audio_length_in_s: float | None = _option(
         "Clip", None, Number(MIN_SECONDS, MAX_SECONDS), "Seconds; default: as trained.", "duration"
     )
-    init_audio: Any = _option("Recording", None, SOUND, "Recording to make a variation of.")
+    init_audio: "Source | None" = _option(
+        "Recording", None, SOUND, "Recording to make a variation of."
+    )
     strength: float | None = _option(
         "Recording",
         None,
@@ -113,7 +121,7 @@ class GenerationOptions:
     inpaint: tuple[float, float] | None = _option(
         "Recording", None, SPAN, "Part of the recording to replace; the rest stays unchanged."
     )
-    continue_audio: Any = _option(
+    continue_audio: "Source | None" = _option(
         "Recording", None, SOUND, "Recording to extend to the clip's length.", "continue"
     )
     num_inference_steps: int = _option(
@@ -237,7 +245,7 @@ class GenerationOptions:
         return {**data, "attention": attention_text(self.attention)}
 
     @property
-    def recording(self) -> Any:
+    def recording(self) -> "Source | None":
         """The recording that the clip is made from: a file's name, samples, or None."""
         return self.continue_audio if self.init_audio is None else self.init_audio
 

@@ -1,9 +1,10 @@
-"""AudioLDM2Pipeline: from a prompt to a waveform."""
+"""AudioLDM2Pipeline: from a prompt to a waveform, in five stages."""
 
-import math
 import os
+import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,54 +12,87 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from audiolitefocus.attention.litefocus import LiteFocus
-from audiolitefocus.audio.files import ClipLength
-from audiolitefocus.checkpoints.bundle import check_sha256, load_component, load_config
-from audiolitefocus.checkpoints.resolve import choose_device, choose_dtype, locate
-from audiolitefocus.checkpoints.towers import TOWERS
-from audiolitefocus.codec.decode import OnWindow, decode_blocks, fill, nothing
-from audiolitefocus.codec.tiling import check_room
+from audiolitefocus.attention.settings import Attention, LiteFocus
+from audiolitefocus.audio.files import ClipLength, write_sound
+from audiolitefocus.checkpoints.bundle import load_component, load_config
+from audiolitefocus.checkpoints.resolve import resolve_bundle
+from audiolitefocus.checkpoints.towers import load_text_encoder
+from audiolitefocus.codec.decode import decode_blocks, fill
 from audiolitefocus.config import BundleConfig
-from audiolitefocus.diffusion.denoise import Sampling, denoise, initial_latents
-from audiolitefocus.diffusion.prompts import Prompts, check_embeds, check_finite
-from audiolitefocus.diffusion.recording import Recording, Source
-from audiolitefocus.diffusion.samplers import ClipNoise
-from audiolitefocus.memory import Demand, fit, fits_whole, numbers_in, shortage
+from audiolitefocus.diffusion.denoise import denoise
+from audiolitefocus.diffusion.inpaint import KnownLatents
+from audiolitefocus.diffusion.noise import ClipNoise, initial_latents
+from audiolitefocus.diffusion.prompts import Prompts, check_embeds
+from audiolitefocus.diffusion.recording import Recording
 from audiolitefocus.models.condition import Condition, repeat_condition
 from audiolitefocus.models.text_encoder import TextEncoder
 from audiolitefocus.models.unet import UNet
 from audiolitefocus.models.vae import VAE
 from audiolitefocus.models.vocoder import HiFiGAN
 from audiolitefocus.options import GenerationOptions
-from audiolitefocus.runtime import Workplace, available, explained, in_groups
-from audiolitefocus.validation import check_choice, check_number, check_texts
+from audiolitefocus.runtime import (
+    Offloader,
+    available_memory,
+    check_finite,
+    choose_device,
+    choose_dtype,
+    denoising_bytes,
+    halve_on_oom,
+    oom_as_memory_error,
+)
+from audiolitefocus.validation import check_choice, check_number
 
 OUTPUT_TYPES = ("np", "pt", "latent", "blocks")
+
+Callback = Callable[[int, int, Tensor], object]  # step, timestep, latents
+OnBlock = Callable[[int, int], object]  # done, total
 
 
 @dataclass(frozen=True)
 class AudioOutput:
-    """What a call returns.
+    """Clips that a call has made; those of one prompt stand together, best first.
 
     Attributes:
         audios: float32 (n, samples) in [-1, 1], numpy or torch; or latents (n, 8, t, 16); or for
-            each clip consecutive blocks (samples,), decoded when they are asked for. Clips of one
-            prompt stand together, best first.
-        sampling_rate: of `audios`.
-        scores: CLAP similarity of every clip to its prompt, (n,), where candidates were ranked;
-            else None.
+            each clip consecutive blocks (samples,), decoded when they are asked for.
+        sampling_rate: of `audios`, in Hz.
+        scores: CLAP similarity of every clip to its prompt, (n,), where candidates were ranked.
+        attention: settings that "auto" or their text stood for, or "dense".
     """
 
     audios: np.ndarray | Tensor | Sequence[Iterator[Tensor]]
     sampling_rate: int
     scores: Tensor | None = None
+    attention: Attention = "dense"
+
+    def save(self, path: str | os.PathLike) -> list[Path]:
+        """Write the clips as sound files: `path`, or NAME-1, NAME-2, ... where there are several.
+
+        The ending decides: .wav and .flac (16 bit) or .ogg (Vorbis). Files appear whole or not at
+        all, and replace what is there.
+
+        Raises:
+            ValueError: another ending, no such folder, or latents.
+        """
+        if isinstance(self.audios, (np.ndarray, Tensor)) and self.audios.ndim != 2:
+            raise ValueError("latents are no sound: decode them first, or ask for another output")
+        path, count = Path(path), len(self.audios)
+        names = (
+            [path]
+            if count == 1
+            else [path.with_stem(f"{path.stem}-{number}") for number in range(1, count + 1)]
+        )
+        return [
+            write_sound(name, audio, self.sampling_rate)
+            for name, audio in zip(names, self.audios, strict=True)
+        ]
 
 
 class AudioLDM2Pipeline:
     """Text to audio. Make one with `from_pretrained`, then call it.
 
-    `dtype` is that of the UNet, where the time goes; text, latents, decoder and vocoder are
-    float32.
+    Calls share nothing but the weights: any number of threads may call one pipeline, with different
+    options. Only loading the text towers, tokenizing and `offload`'s moves take turns.
     """
 
     def __init__(
@@ -74,9 +108,10 @@ class AudioLDM2Pipeline:
     ):
         self.folder, self.config, self.device = Path(folder), config, device
         self.unet, self.vae, self.vocoder = unet, vae, vocoder
-        self.at_work = Workplace(device, offload=offload)
+        self.on_device = Offloader(device, offload=offload)
         self._text: TextEncoder | None = None
-        self._evaluate = unet.denoise
+        self._loading = threading.Lock()
+        self._evaluate = unet.evaluate
 
     @classmethod
     def from_pretrained(
@@ -98,10 +133,11 @@ class AudioLDM2Pipeline:
             model: a converted folder, a name of `config.MODELS` ("demo", "audioldm2", ...), or a
                 hub repository in diffusers layout, which is fetched and converted into the cache
                 once.
-            dtype, torch_dtype: of the UNet; default float32.
+            dtype, torch_dtype: of UNet, VAE and vocoder; default float32. Text and the arithmetic
+                of sampling are float32.
             device: "auto" (CUDA, else MPS, else CPU), "cuda", "mps", "cpu" or a torch.device.
-            offload: keep every network on the CPU but while it works: slower, and the device holds
-                no more than the largest of them.
+            offload: keep every network on the CPU but while it runs: slower, and the device holds
+                no more than the largest of them (the text towers count as one).
             revision, cache_dir, local_files_only, token: for the hub, as in huggingface_hub.
 
         Raises:
@@ -110,51 +146,41 @@ class AudioLDM2Pipeline:
         """
         place = choose_device(device)
         chosen = choose_dtype(torch_dtype if dtype is None else dtype, place)
-        folder = locate(
+        folder = resolve_bundle(
             model,
             revision=revision,
             cache_dir=cache_dir,
             local_files_only=local_files_only,
             token=token,
         )
-        rest = torch.device("cpu") if offload else place
-        with explained(lambda: f"out of memory on {rest} while {folder} was loaded"):
-            unet = load_component(folder, "unet", dtype=chosen, device=rest)
-            vae = load_component(folder, "vae", dtype=torch.float32, device=rest)
-            vocoder = load_component(folder, "vocoder", dtype=torch.float32, device=rest)
+        home = torch.device("cpu") if offload else place
+        with oom_as_memory_error(f"out of memory on {home} while {folder} was loaded"):
+            unet, vae, vocoder = (
+                load_component(folder, name, dtype=chosen, device=home)
+                for name in ("unet", "vae", "vocoder")
+            )
         return cls(folder, load_config(folder), unet, vae, vocoder, place, offload=offload)
 
     @property
     def text(self) -> TextEncoder:
         """The text towers, loaded when they are first needed."""
-        if self._text is None:
-            for name in TOWERS:
-                check_sha256(self.folder / name / "model.safetensors", self.config)
-            projection = load_component(self.folder, "projection", dtype=torch.float32)
-            self._text = TextEncoder(
-                self.folder,
-                self.config,
-                projection,
-                self.device,
-                offload=self.at_work.offload,
-            )
-        return self._text
+        with self._loading:
+            if self._text is None:
+                text = load_text_encoder(self.folder, self.config)
+                self._text = text if self.on_device.offload else text.to(self.device)
+            return self._text
+
+    @property
+    def sampling_rate(self) -> int:
+        """Of the waveforms, in Hz."""
+        return self.config.vocoder.sampling_rate
 
     @torch.inference_mode()
     def __call__(
         self,
         prompt: str | list[str] | None = None,
         *,
-        audio_length_in_s: float | None = None,
-        init_audio: Source | None = None,
-        strength: float | None = None,
-        inpaint: tuple[float, float] | None = None,
-        continue_audio: Source | None = None,
-        num_inference_steps: int = 200,
-        guidance_scale: float = 3.5,
-        negative_prompt: str | list[str] | None = None,
-        num_waveforms_per_prompt: int = 1,
-        eta: float = 1.0,
+        options: GenerationOptions | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         latents: Tensor | None = None,
         prompt_embeds: Tensor | None = None,
@@ -164,219 +190,103 @@ class AudioLDM2Pipeline:
         negative_attention_mask: Tensor | None = None,
         negative_generated_prompt_embeds: Tensor | None = None,
         output_type: str = "np",
-        callback: Callable[[int, int, Tensor], None] | None = None,
+        callback: Callback | None = None,
         callback_steps: int = 1,
-        on_window: OnWindow = nothing,
-        sampler: str = "ddim",
-        attention: str | LiteFocus = "auto",
-        unconditional: str = "trained",
+        on_block: OnBlock | None = None,
+        **changes,
     ) -> AudioOutput:
-        """Make clips. Arguments are diffusers' where it has them; defaults are those of the
-        checkpoint's authors.
+        """Make clips.
 
         Args:
             prompt: one text, or one for each clip; or give embeddings instead.
-            audio_length_in_s: clip length; default the trained one, or that of `init_audio`. The
-                waveform has exactly this length.
-            init_audio: a recording to make a variation of, at the model's own level and as long as
-                the recording: a sound file, or samples (n,) at the model's rate.
-            strength: of the variation, above 0 to 1: the share of `num_inference_steps` that is
-                taken, the last ones. Default 0.5; at 1 the recording is forgotten.
-            inpaint: start and end in seconds: only this span of `init_audio` is made anew, with a
-                default strength of 1, and at the recording's level. The rest stays as it is.
-            continue_audio: a recording, as `init_audio`, that stays as it is and goes on up to
-                `audio_length_in_s`.
-            num_inference_steps: 1 to 1000. "dpm++" needs 20 to 25.
-            guidance_scale: above 1, classifier-free guidance.
-            negative_prompt: what to steer away from, instead of `unconditional`.
-            num_waveforms_per_prompt: candidates, ranked by CLAP within each prompt.
-            eta: of DDIM: 1 as the authors sample, 0 as diffusers does by default.
-            generator: one for all clips or one for each; a clip does not depend on what else is in
-                its batch.
+            options, changes: every choice of the call: `GenerationOptions` and fields of it by
+                name, as `audio_length_in_s=80, num_inference_steps=25`.
+            generator: one for all clips or one for each, in place of `seed`; a clip does not depend
+                on what else is in its batch.
             latents: initial noise (clips, 8, t, 16) to start from instead; its t may be any that
                 covers the clip.
             prompt_embeds, attention_mask, generated_prompt_embeds: T5's encoding (n, s, 1024), its
                 mask (n, s) and GPT-2's tokens (n, 8, 768); `encode_prompt` makes them.
             negative_prompt_embeds, negative_attention_mask, negative_generated_prompt_embeds: the
                 same to steer away from.
-            output_type: "np", "pt", "latent" for the denoised latents, or "blocks" to have long
-                waveforms bit by bit, one clip after another (`audio.write_sound` takes them).
+            output_type: "np", "pt", "latent" for the denoised latents, or "blocks" to stream the
+                waveforms, one clip after another (`AudioOutput.save` takes them).
             callback: called as callback(step, timestep, latents) every `callback_steps` steps;
                 raise to cancel.
-            on_window: called as on_window(done, total) while a clip is decoded that is too long to
-                be decoded at once.
-            sampler: "ddim" or "dpm++".
-            attention: "auto" (dense up to the trained length, `LiteFocus.for_duration` beyond),
-                "dense", "tome", or a LiteFocus.
-            unconditional: "trained" (zeros for GPT-2's tokens and T5's encoding of "", as in
-                training; every text is read alone) or "empty_prompt" (diffusers' way: "" through
-                every tower, texts padded together).
+            on_block: called as on_block(done, total) while a long clip is decoded in tiles.
 
         Raises:
-            ValueError: an argument that makes no sense, before any work; or latents that are not
-                finite.
+            ValueError: an invalid argument, before any work; or latents that are not finite.
+            MemoryError: one clip does not fit; the message says what would help.
         """
-        recording = Recording.take(
-            init_audio,
-            continue_audio,
-            strength=strength,
-            inpaint=inpaint,
-            seconds=audio_length_in_s,
-            rate=self.config.vocoder.sampling_rate,
+        # 1. Check everything before any work
+        options = GenerationOptions.make(options, changes)
+        self._check_call(options, output_type, callback_steps)
+        unet = self.config.unet
+        prompts = Prompts.make(
+            prompt,
+            options.negative_prompt,
+            check_embeds(prompt_embeds, generated_prompt_embeds, attention_mask, unet),
+            check_embeds(
+                negative_prompt_embeds,
+                negative_generated_prompt_embeds,
+                negative_attention_mask,
+                unet,
+            ),
         )
-        trained = self.config.trained_seconds
-        seconds = trained if audio_length_in_s is None else audio_length_in_s
-        length = ClipLength(seconds if recording is None else recording.seconds, self.config)
-        GenerationOptions(
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            eta=eta,
-            num_waveforms_per_prompt=num_waveforms_per_prompt,
-            sampler=sampler,
-            unconditional=unconditional,
-        )
-        check_choice("output_type", output_type, OUTPUT_TYPES)
-        if output_type == "blocks" and num_waveforms_per_prompt > 1:
-            raise ValueError('output_type "blocks": candidates are ranked by whole waveforms')
-        check_number("callback_steps", callback_steps, 1, math.inf)
-        texts, unet = check_texts("prompt", prompt, empty=False), self.config.unet
-        given = check_embeds(prompt_embeds, generated_prompt_embeds, attention_mask, unet)
-        negative_given = check_embeds(
-            negative_prompt_embeds, negative_generated_prompt_embeds, negative_attention_mask, unet
-        )
-        count = len(texts or given or ())
-        negatives = check_texts("negative_prompt", negative_prompt, empty=True, copies=count)
-        prompts = Prompts(texts, given, negatives, negative_given)
-        clips = count * num_waveforms_per_prompt
-        noise = ClipNoise(generator, clips)
+        recording = Recording.load(options, self.sampling_rate)
+        length = self._length(options, recording)
+        clips = len(prompts) * options.num_waveforms_per_prompt
+        noise = ClipNoise(_streams(generator, options.seed), clips)
         start = initial_latents(latents, noise, clips, length, unet.in_channels)
-        variant = self.choose_attention(attention, length.seconds)
-        self.unet.use_attention(variant)
-        demand = self.demand(length.seconds, clips, guidance_scale, variant)
-        free = available(self.device)
-        at_once = fit(demand, free)
-        frames, rows = start.shape[2:]
-        in_windows = not fits_whole(self.config.vae, frames, rows, self.device)
-        if in_windows and output_type != "latent":
-            check_room(self.config.vae, frames, rows)
-        way = Sampling(
-            self.config.schedule,
-            sampler,
-            num_inference_steps,
-            1.0 if recording is None else recording.strength,
-            guidance_scale,
-            eta,
-        )
+        attention = self.choose_attention(options.attention, length.seconds)
+        self._warn_of_memory(length, clips)
 
-        def finish(group: slice) -> Tensor:
-            """Denoise some of the clips, with the noise and the sampled keys of all of them."""
-            self.unet.use_attention(variant)
-            steps = denoise(
-                self.unet,
-                start[group],
-                condition.part(group),
-                negative and negative.part(group),
-                way,
-                fresh=noise.part(group),
-                known=known,
-                evaluate=self._evaluate,
+        with oom_as_memory_error(self._oom_message(length, clips)):
+            # 2. Text -> conditioning
+            condition, negative = self._encode(prompts, options)
+
+            # 3. Noise -> latents
+            known = self._encode_recording(recording, start.shape[2], options)
+            report = _every(callback, callback_steps)
+            denoised = self._denoise(
+                start, condition, negative, options, attention, noise, known, report
             )
-            for step, current in enumerate(steps):
-                if callback is not None and step % callback_steps == 0:
-                    callback(step, way.timesteps[step], current)
-            return current
-
-        def short() -> str:
-            return shortage(replace(demand, clips=at_once), free)
-
-        with explained(short):
-            condition, negative = self._conditions(
-                prompts, unconditional, guided=guidance_scale > 1, copies=num_waveforms_per_prompt
-            )
-            known = None
-            if recording is not None:
-                with self.at_work(self.vae):
-                    known = recording.encode(self.vae, self.config.vocoder, start.shape[2])
-            with self.at_work(self.unet):
-                latents = torch.cat(in_groups(clips, at_once, finish))
-            check_finite("latents after the last step", latents)
             if output_type == "latent":
-                return AudioOutput(latents, self.config.vocoder.sampling_rate)
+                return AudioOutput(denoised, self.sampling_rate, attention=attention)
+
+            # 4. Latents -> waveform, decoded when it is asked for
             sounds = [
-                self.blocks(latent[None], length.samples, on_window, short) for latent in latents
+                self.blocks(x[None], length.samples, options.decode, on_block) for x in denoised
             ]
-            if recording is not None and recording.stays:
-                sounds = [recording.restore(blocks) for blocks in sounds]
-            ranked = texts if num_waveforms_per_prompt > 1 else None
-            return self._output(sounds, length.samples, output_type, ranked)
+            if recording is not None and recording.keeps_part:
+                sounds = [recording.splice(blocks) for blocks in sounds]
+            if output_type == "blocks":
+                streams = [(block[0] for block in blocks) for blocks in sounds]
+                return AudioOutput(streams, self.sampling_rate, attention=attention)
+            audios = self._collect(sounds, length.samples)
 
-    def _output(
-        self, sounds: list[Iterator[Tensor]], samples: int, kind: str, texts: list[str] | None
-    ) -> AudioOutput:
-        """Clips, each of consecutive blocks (1, ...), as the call returns them; candidates for
-        `texts` ranked.
-        """
-        rate = self.config.vocoder.sampling_rate
-        if kind == "blocks":
-            return AudioOutput([(block[0] for block in blocks) for blocks in sounds], rate)
-        audios, scores = torch.empty(len(sounds), samples), None
-        with self.at_work(self.vae, self.vocoder):
-            for audio, blocks in zip(audios, sounds, strict=True):
-                fill(audio, blocks)
-        if texts:
-            audios, scores = self.text.rank(texts, audios, rate)
-        return AudioOutput(audios.numpy() if kind == "np" else audios, rate, scores)
-
-    def _conditions(
-        self, prompts: Prompts, unconditional: str, *, guided: bool, copies: int
-    ) -> tuple[Condition, Condition | None]:
-        """What the denoiser is told of every clip, `copies` of each prompt, and the other side of
-        the guidance.
-        """
-        condition = prompts.given or self.text.encode(
-            prompts.texts or [], pad_together=unconditional == "empty_prompt"
-        )
-        negative = None
-        if guided:
-            negative = prompts.negative_given or self.text.negative(
-                prompts.negatives, condition, unconditional
-            )
-            negative = repeat_condition(negative, copies)
-        return repeat_condition(condition, copies), negative
-
-    def demand(
-        self, seconds: float, clips: int, guidance_scale: float, attention: str | LiteFocus
-    ) -> Demand:
-        """What clips need in memory when they are denoised together."""
-        parameters = {
-            "text": sum(numbers_in(self.folder / name / "model.safetensors") for name in TOWERS),
-            "denoiser": sum(p.numel() for p in self.unet.parameters()),
-            "decoder": sum(p.numel() for m in (self.vae, self.vocoder) for p in m.parameters()),
-        }
-        return Demand(
-            self.config,
-            seconds,
-            clips,
-            guided=guidance_scale > 1,
-            itemsize=self.unet.conv_in.weight.element_size(),
-            dense=not isinstance(attention, LiteFocus),
-            parameters=parameters,
-            device=self.device,
-            offload=self.at_work.offload,
-            text_loaded=self._text is not None,
-        )
+            # 5. Rank candidates
+            scores = None
+            if prompts.texts is not None and options.num_waveforms_per_prompt > 1:
+                audios, scores = self.rank(prompts.texts, audios)
+        audios = audios.numpy() if output_type == "np" else audios
+        return AudioOutput(audios, self.sampling_rate, scores, attention)
 
     def encode_prompt(self, prompt: str | list[str]) -> Condition:
-        """What the denoiser is told of each text: `t5`, `t5_mask` and `loa` are the call's
-        `prompt_embeds`, `attention_mask` and `generated_prompt_embeds`.
+        """The condition of each text.
+
+        Its `t5`, `t5_mask` and `loa` are the call's `prompt_embeds`, `attention_mask` and
+        `generated_prompt_embeds`.
         """
-        with torch.inference_mode():
-            return self.text.encode(check_texts("prompt", prompt, empty=False) or [])
+        prompts = Prompts.make(prompt, None, None, None)
+        with torch.inference_mode(), self.on_device(self.text):
+            return self.text.encode(prompts.texts or [])
 
     @torch.inference_mode()
-    def decode(self, latents: Tensor, samples: int | None = None) -> Tensor:
+    def decode(self, latents: Tensor, samples: int | None = None, decode: str = "auto") -> Tensor:
         """(n, 8, t, 16) latents -> float32 waveforms (n, samples) on the CPU, clip by clip."""
-        clips = (list(self.blocks(clip[None], samples)) for clip in latents)
+        clips = (list(self.blocks(clip[None], samples, decode)) for clip in latents)
         return torch.cat([torch.cat(blocks, dim=1) for blocks in clips])
 
     @torch.inference_mode()
@@ -384,37 +294,192 @@ class AudioLDM2Pipeline:
         self,
         latents: Tensor,
         samples: int | None = None,
-        on_window: OnWindow = nothing,
-        short: Callable[[], str] | None = None,
+        decode: str = "auto",
+        on_block: OnBlock | None = None,
     ) -> Iterator[Tensor]:
-        """(n, 8, t, 16) latents -> consecutive blocks (n, ...) of their float32 waveforms, on the
-        CPU: each is decoded when it is asked for. `short` says what to do where memory runs out.
+        """(n, 8, t, 16) latents -> consecutive blocks (n, ...) of their waveforms.
+
+        They are float32 on the CPU, and each is decoded when it is asked for. `decode` and
+        `on_block` as in the call.
         """
-        frames = latents.shape[2]
-        short = short or (lambda: f"out of memory on {self.device} decoding {frames} latent frames")
-        with explained(short), self.at_work(self.vae, self.vocoder):
+        message = f"out of memory on {self.device} decoding {latents.shape[2]} latent frames"
+        with oom_as_memory_error(message), self.on_device(self.vae, self.vocoder):
             latents = latents.to(self.device)
-            for block in decode_blocks(self.vae, self.vocoder, latents, samples, on_window):
+            for block in decode_blocks(
+                self.vae, self.vocoder, latents, samples, decode=decode, on_block=on_block
+            ):
                 yield block.clamp(-1, 1)
 
-    def choose_attention(self, attention: str | LiteFocus, seconds: float) -> str | LiteFocus:
-        """What "auto" means for a clip of this length."""
+    def rank(self, prompts: list[str], audios: Tensor) -> tuple[Tensor, Tensor]:
+        """Order the candidates of every prompt by CLAP, best first.
+
+        Args:
+            audios: (prompts * candidates, samples), those of one prompt together.
+
+        Returns:
+            The audios and their scores, in the new order.
+        """
+        each = len(audios) // len(prompts)
+        repeated = [prompt for prompt in prompts for _ in range(each)]
+        with self.on_device(self.text):
+            scores = self.text.similarity(repeated, audios, self.sampling_rate).cpu()
+        order = scores.view(-1, each).argsort(dim=1, descending=True, stable=True)
+        index = (order + each * torch.arange(len(prompts))[:, None]).flatten()
+        return audios[index], scores[index]
+
+    def choose_attention(self, attention: Attention, seconds: float) -> Attention:
+        """ "dense" or settings for a clip of this length; what "auto" means is decided here."""
         if attention != "auto":
-            return attention
+            return self.unet.check_attention(attention)
         if seconds <= self.config.trained_seconds:
             return "dense"
         return LiteFocus.for_duration(seconds, trained_seconds=self.config.trained_seconds)
 
     def compile(self, mode: str | None = None) -> "AudioLDM2Pipeline":
-        """Compile the UNet with torch.compile for every attention variant; the first step of a new
-        length is slow.
+        """Compile the UNet with torch.compile, for every attention; a new length is slow at first.
 
         Args:
             mode: of torch.compile; default "reduce-overhead" (CUDA graphs) on CUDA, "default"
                 elsewhere.
         """
         torch.compiler.allow_in_graph(rearrange)  # else its Python is traced, slowly
-        graphs = self.device.type == "cuda" and not self.at_work.offload  # which moves weights
+        graphs = self.device.type == "cuda" and not self.on_device.offload  # which moves weights
         mode = mode or ("reduce-overhead" if graphs else "default")
-        self._evaluate = torch.compile(self.unet.denoise, fullgraph=True, dynamic=False, mode=mode)
+        self._evaluate = torch.compile(self.unet.evaluate, fullgraph=True, dynamic=False, mode=mode)
         return self
+
+    def _check_call(
+        self, options: GenerationOptions, output_type: str, callback_steps: int
+    ) -> None:
+        """Raise ValueError for what does not go together."""
+        check_choice("output_type", output_type, OUTPUT_TYPES)
+        check_number("callback_steps", callback_steps, 1, 10**9)
+        train_steps = self.config.schedule.train_steps
+        check_number("num_inference_steps", options.num_inference_steps, 1, train_steps)
+        if output_type == "blocks" and options.num_waveforms_per_prompt > 1:
+            raise ValueError('output_type "blocks": candidates are ranked by whole waveforms')
+
+    def _length(self, options: GenerationOptions, recording: Recording | None) -> ClipLength:
+        if recording is not None:
+            return ClipLength(recording.seconds, self.config)
+        return ClipLength(options.audio_length_in_s or self.config.trained_seconds, self.config)
+
+    def _encode(
+        self, prompts: Prompts, options: GenerationOptions
+    ) -> tuple[Condition, Condition | None]:
+        """Conditions of every clip, and of what guidance steers away from."""
+        copies = options.num_waveforms_per_prompt
+        condition, negative = prompts.embeds, prompts.negative_embeds
+        guided = options.guidance_scale > 1
+        if condition is not None and (negative is not None or not guided):
+            text = None  # nothing is left to encode: the towers need not be loaded
+        else:
+            text = self.text
+        with self.on_device(*([] if text is None else [text])):
+            if condition is None:
+                together = options.unconditional == "empty_prompt"
+                condition = text.encode(prompts.texts, pad_together=together)
+            if guided and negative is None:
+                negative = text.negative(prompts.negative_texts, condition, options.unconditional)
+        condition = repeat_condition(condition, copies)
+        return condition, repeat_condition(negative, copies) if guided else None
+
+    def _encode_recording(
+        self, recording: Recording | None, frames: int, options: GenerationOptions
+    ) -> KnownLatents | None:
+        if recording is None:
+            return None
+        with self.on_device(self.vae):
+            return recording.encode(self.vae, self.config.vocoder, frames, options.decode)
+
+    def _denoise(
+        self,
+        start: Tensor,
+        condition: Condition,
+        negative: Condition | None,
+        options: GenerationOptions,
+        attention: Attention,
+        noise: ClipNoise,
+        known: KnownLatents | None,
+        report: Callback,
+    ) -> Tensor:
+        """Latents (clips, 8, t, 16), of all clips together or in groups that fit into memory."""
+
+        def denoise_group(group: slice) -> Tensor:
+            steps = denoise(
+                self.unet,
+                start[group],
+                condition[group],
+                None if negative is None else negative[group],
+                options,
+                self.config.schedule,
+                attention=attention,
+                fresh=noise[group],
+                known=known,
+                evaluate=self._evaluate,
+            )
+            for step, (timestep, latents) in enumerate(steps):
+                report(step, timestep, latents)
+            return latents
+
+        with self.on_device(self.unet):
+            latents = torch.cat(halve_on_oom(len(start), denoise_group))
+        check_finite("latents after the last step", latents)
+        return latents
+
+    def _collect(self, sounds: list[Iterator[Tensor]], samples: int) -> Tensor:
+        """Blocks of every clip -> waveforms (n, samples)."""
+        audios = torch.empty(len(sounds), samples)
+        with self.on_device(self.vae, self.vocoder):
+            for audio, blocks in zip(audios, sounds, strict=True):
+                fill(audio, blocks)
+        return audios
+
+    def _warn_of_memory(self, length: ClipLength, clips: int) -> None:
+        """On CPUs, which rather kill a process than refuse memory."""
+        if self.device.type != "cpu" or (free := available_memory()) is None:
+            return
+        itemsize = self.unet.conv_in.weight.element_size()
+        needed = denoising_bytes(self.config, length.latent_frames, clips, itemsize)
+        if needed > free:
+            warnings.warn(
+                f"{clips} clips of {length.seconds:g} s need about {needed / 1e9:.1f} GB, and "
+                f"{free / 1e9:.1f} GB are free; {self._what_helps(clips)}",
+                stacklevel=3,
+            )
+
+    def _oom_message(self, length: ClipLength, clips: int) -> str:
+        return (
+            f"out of memory on {self.device} making {clips} clips of {length.seconds:g} s, one at "
+            f"a time too; {self._what_helps(clips)}"
+        )
+
+    def _what_helps(self, clips: int) -> str:
+        """Suggestions that reduce memory, least disruptive first."""
+        half = self.unet.conv_in.weight.element_size() < 4
+        helps = [
+            "" if self.on_device.offload or self.device.type == "cpu" else "--offload",
+            "--batch-size 1" if clips > 1 else "",
+            "" if half else "--dtype bfloat16",
+            "a shorter --duration",
+        ]
+        return "what helps: " + ", ".join(filter(None, helps))
+
+
+def _streams(
+    generator: torch.Generator | Sequence[torch.Generator] | None, seed: int | None
+) -> torch.Generator | Sequence[torch.Generator] | None:
+    """The caller's generators, or one made from the seed."""
+    if generator is not None and seed is not None:
+        raise ValueError("give either seed or generator")
+    return generator if seed is None else torch.Generator().manual_seed(seed)
+
+
+def _every(callback: Callback | None, steps: int) -> Callback:
+    """`callback`, called once in so many steps."""
+
+    def report(step: int, timestep: int, latents: Tensor) -> None:
+        if callback is not None and step % steps == 0:
+            callback(step, timestep, latents)
+
+    return report

@@ -1,62 +1,147 @@
-"""Devices at work: the memory that is left, networks that come and go, and running out."""
+"""Devices and dtypes, networks that come and go, and running out of memory."""
 
 import os
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-SAYS_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+from audiolitefocus.config import BundleConfig
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DEVICES = ("auto", "cuda", "mps", "cpu")
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # PyTorch's words
+# Maps of full resolution that an evaluation of the UNet holds at its worst moment, and what
+# allocators and libraries take besides. Measured on two x86 cores in float32: audioldm2's size took
+# 123, 218, 344 and 632 MB for 10.24, 20.48, 40.96 and 80 s; this gives 155, 209, 318 and 526 MB.
+MAPS, WORKSPACE = 13, 100e6
 
 T = TypeVar("T")
 
 
-class Workplace:
-    """Where networks work. With `offload` each is there only while it does, and waits on the CPU.
+def choose_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:
+    """A torch dtype from itself, its name, "auto" (bfloat16 on CUDA, else float32) or None."""
+    if dtype is None:
+        return torch.float32
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if chosen is None or chosen not in DTYPES.values():
+        raise ValueError(f"dtype {dtype!r}: must be one of {', '.join(DTYPES)}")
+    return chosen
 
-    Used as `with workplace(network): ...`, also one inside another.
+
+def choose_device(device: torch.device | str) -> torch.device:
+    """A usable torch device. Raises ValueError for one that is unknown or not present."""
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if device == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError):
+        chosen = None
+    if chosen is None or chosen.type not in available:
+        raise ValueError(f"device {str(device)!r}: must be one of {', '.join(DEVICES)}")
+    present = available[chosen.type] and (
+        chosen.type != "cuda" or (chosen.index or 0) < torch.cuda.device_count()
+    )
+    if not present:
+        here = ", ".join(kind for kind, there in available.items() if there)
+        raise ValueError(f"device {str(device)!r} is not present on this machine; it has {here}")
+    return chosen
+
+
+class Offloader:
+    """Moves networks to the device while they run and, with `offload`, back to the CPU.
+
+    Used as `with on_device(network): ...`, also nested and by several threads: a network is moved
+    back when the last block that uses it ends.
     """
 
     def __init__(self, device: torch.device | str, *, offload: bool = False):
         self.device, self.offload = torch.device(device), offload
-        self._working: list[nn.Module] = []
+        self._users: Counter[nn.Module] = Counter()
+        self._lock = threading.Lock()
 
     @contextmanager
     def __call__(self, *networks: nn.Module) -> Iterator[None]:
-        moved = [n for n in networks if not any(n is other for other in self._working)]
-        with self._moving(moved if self.offload else []):
+        if not self.offload:
             yield
-
-    @contextmanager
-    def _moving(self, networks: list[nn.Module]) -> Iterator[None]:
+            return
+        entered: list[nn.Module] = []
         try:
             for network in networks:
-                self._working.append(network)
-                _move(network, self.device)
+                entered.append(network)
+                self._count(network, 1)
             yield
         finally:
-            for network in networks:
-                _move(network, torch.device("cpu"))
-            self._working = [n for n in self._working if not any(n is m for m in networks)]
+            for network in entered:
+                self._count(network, -1)
+
+    def _count(self, network: nn.Module, change: int) -> None:
+        with self._lock, torch.inference_mode(False):  # else the weights could not be used outside
+            self._users[network] += change
+            network.to(self.device if self._users[network] else "cpu")
 
 
-def _move(network: nn.Module, device: torch.device) -> None:
-    with torch.inference_mode(False):  # weights made inside of it could not be used outside
-        network.to(device)
+def is_out_of_memory(error: BaseException) -> bool:
+    """True if this is one of PyTorch's many ways to say that memory is out."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 
 
-def available(device: torch.device) -> float | None:
-    """Bytes that can still be had on a device; None where the system does not tell."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return free + cached
-    if device.type == "mps":
-        return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
-    limits = [_system_memory(), _group_memory()]
+@contextmanager
+def oom_as_memory_error(message: str) -> Iterator[None]:
+    """Turn running out of memory into a MemoryError of one line."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryError(message) from None
+
+
+def halve_on_oom(count: int, work: Callable[[slice], T]) -> list[T]:
+    """`work` on `count` clips at once, and on half as many from where memory runs out."""
+    done: list[T] = []
+    start, at_once = 0, count
+    while start < count:
+        group = slice(start, min(start + at_once, count))
+        try:
+            done.append(work(group))
+            start = group.stop
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or at_once == 1:
+                raise
+            at_once = min(at_once, count - start) // 2 or 1
+    return done
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Raise ValueError for NaN or infinite entries."""
+    if not tensor.isfinite().all():
+        raise ValueError(f"{name}: not finite; if this is half precision, try dtype float32")
+
+
+def denoising_bytes(config: BundleConfig, frames: int, clips: int, itemsize: int) -> float:
+    """Rough memory of guided denoising beyond the weights, for latents of so many frames."""
+    rows = config.vocoder.mel_bins // config.vae.downsampling
+    return 2 * clips * frames * rows * config.unet.channels[0] * MAPS * itemsize + WORKSPACE
+
+
+def available_memory() -> float | None:
+    """Bytes of main memory that can still be had; None where the system does not tell."""
+    limits = (_system_memory(), _group_memory())
     return min((limit for limit in limits if limit is not None), default=None)
 
 
@@ -81,39 +166,3 @@ def _group_memory() -> float | None:
         return limit - used + int(stat.get("inactive_file", 0))
     except (OSError, ValueError):  # no group, or "max"
         return None
-
-
-def ran_out(error: BaseException) -> bool:
-    """Whether this is how PyTorch says that memory is out: in many ways."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(s in str(error) for s in SAYS_OUT_OF_MEMORY)
-
-
-@contextmanager
-def explained(message: Callable[[], str]) -> Iterator[None]:
-    """Turn running out of memory into a MemoryError of one line."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not ran_out(error):
-            raise
-        raise MemoryError(message()) from None
-
-
-def in_groups(count: int, at_once: int, work: Callable[[slice], T]) -> list[T]:
-    """`work` on `count` clips, `at_once` at a time, and on half as many from where memory runs
-    out.
-    """
-    done: list[T] = []
-    start = 0
-    while start < count:
-        group = slice(start, min(start + at_once, count))
-        try:
-            done.append(work(group))
-            start = group.stop
-        except (RuntimeError, MemoryError) as error:
-            if not ran_out(error) or at_once == 1:
-                raise
-            at_once = min(at_once, count - start) // 2 or 1
-    return done

@@ -26,7 +26,7 @@ class LiteFocus:
     Attributes:
         same_frequency: attend to the query's own frequency row.
         cross_frequency: attend to sampled compensation keys.
-        sparse_ratio: the share r of all N tokens that is sampled; 0 is no compensation, 1 all tokens.
+        sparse_ratio: the share r of all N tokens that is sampled; 0 none, 1 all of them.
         levels: UNet levels, going down and up; the middle goes with the deepest. (1,) is the
             paper's choice.
         seed: of the sampling. Indices are fresh in every step and every attention, the same for all

@@ -1,24 +1,20 @@
-"""Token Merging, the baseline of the LiteFocus paper: Bolya and Hoffman, "Token Merging for Fast
-Stable Diffusion", 2023. Same shapes and same kind of function as in `attention`.
-"""
+"""Token Merging, the baseline of the LiteFocus paper.
 
-from dataclasses import dataclass
-from functools import partial
+Bolya and Hoffman, "Token Merging for Fast Stable Diffusion", 2023. Shapes as in `dense`.
+"""
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from audiolitefocus.attention.litefocus import Attend
 from audiolitefocus.ops.sdpa import sdpa
 
 
 def tome_attention(
     q: Tensor, k: Tensor, v: Tensor, destinations: Tensor, *, ratio: float = 0.5
 ) -> Tensor:
-    """Token Merging, the paper's baseline: similar tokens are averaged, attend densely, and share
-    the result.
+    """Dense attention of merged tokens: similar ones are averaged and share the result.
 
     Bipartite soft matching as in tomesd's defaults: one token of every 2 x 2 block is a
     destination, the `ratio` * N tokens most similar to one are merged into it. Projections are
@@ -86,24 +82,6 @@ def _destination_mask(rows: int, length: int, destinations: Tensor) -> Tensor:
     return F.pad(grid, (0, length - grid.shape[1], 0, rows - grid.shape[0]))
 
 
-@dataclass(frozen=True)
-class TokenMerging:
-    """Settings of `tome_attention`, with tomesd's defaults. `levels` and `seed` as in
-    `LiteFocus`.
-    """
-
-    ratio: float = 0.5
-    levels: tuple[int, ...] = (1,)
-    seed: int = 0
-
-    def __post_init__(self):
-        if not 0 <= self.ratio < 1:
-            raise ValueError(f"ratio {self.ratio!r}: must lie in [0, 1)")
-
-    @property
-    def attend(self) -> Attend:
-        return partial(tome_attention, ratio=self.ratio)
-
-    def draw(self, rows: int, length: int, calls: int, generator: torch.Generator) -> Tensor | None:
-        """Destinations for `calls` attentions: (calls, f // 2, t // 2) of 0..3."""
-        return torch.randint(4, (calls, rows // 2, length // 2), generator=generator)
+def sample_destinations(rows: int, length: int, calls: int, generator: torch.Generator) -> Tensor:
+    """Destinations for `calls` attentions over rows x length: (calls, f // 2, t // 2) of 0..3."""
+    return torch.randint(4, (calls, rows // 2, length // 2), generator=generator)

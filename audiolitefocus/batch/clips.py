@@ -25,17 +25,14 @@ from audiolitefocus.audio.files import (
     encode_sound,
     sound_length,
 )
-from audiolitefocus.batch import adapter
 from audiolitefocus.checkpoints.bundle import sha256
 from audiolitefocus.checkpoints.towers import transformers_version
 from audiolitefocus.diffusion.recording import changed_span
-from audiolitefocus.options import NAMES, GenerationOptions
-from audiolitefocus.pipeline import AudioLDM2Pipeline, AudioOutput
+from audiolitefocus.options import NAMES, SHORT, GenerationOptions, OptionError
+from audiolitefocus.pipeline import AudioLDM2Pipeline, AudioOutput, Callback, OnBlock
 from audiolitefocus.validation import check_texts, shown
 
 RESERVED = re.compile("con|prn|aux|nul|(com|lpt)[1-9]")  # names of devices on Windows
-
-Progress = Callable[[int, int], object]  # called as progress(done, total)
 
 
 @dataclass(frozen=True)
@@ -82,15 +79,19 @@ def prepare(
     negative = options.negative_prompt
     if not isinstance(negative, (str, type(None))):
         raise ValueError(f"negative_prompt {shown(list(negative))}: must be one text for a clip")
-    if options.recording is None:
+    recording = options.recording
+    if recording is None:
         return ClipRequest(prompt, path, options)
-    recording = Path(options.recording)
+    if not isinstance(recording, str):
+        raise ValueError("give the recording of a clip as a file: samples cannot be read again")
     samples, rate = sound_length(recording)
     try:
         changed_span(samples, rate, options.inpaint, options.audio_length_in_s)
+    except OptionError as error:
+        raise ValueError(f"{recording}: {error.renamed(SHORT)}") from None
     except ValueError as error:
         raise ValueError(f"{recording}: {error}") from None
-    return ClipRequest(prompt, path, options, digest(recording), samples / rate)
+    return ClipRequest(prompt, path, options, digest(Path(recording)), samples / rate)
 
 
 def plan(prompt: str, path: Path | None, options: GenerationOptions, *, force: bool) -> ClipRequest:
@@ -128,7 +129,10 @@ def read_recipe(path: Path) -> dict:
 
 
 def make_clips(
-    pipe: AudioLDM2Pipeline, clips: list[ClipRequest], on_step, on_block: Progress | None = None
+    pipe: AudioLDM2Pipeline,
+    clips: list[ClipRequest],
+    on_step: Callback | None = None,
+    on_block: OnBlock | None = None,
 ) -> list[AudioOutput]:
     """Make clips, whose options may differ in the seed alone, as one batch.
 
@@ -143,13 +147,12 @@ def make_clips(
     samples = ClipLength(seconds or pipe.config.trained_seconds, pipe.config).samples
     check_room(clips[0].path.parent, len(clips) * samples * SAMPLE_BYTES)
     streams = [torch.Generator().manual_seed(clip.seed) for clip in clips]
-    output = adapter.call(
-        pipe,
+    output = pipe(
         [clip.prompt for clip in clips],
         options=options,
         generator=[stream for stream in streams for _ in range(copies)],
         callback=on_step,
-        on_block=on_block or (lambda done, total: None),
+        on_block=on_block,
         output_type="blocks" if copies == 1 else "np",  # candidates are ranked by whole waveforms
     )
     parts = [slice(n * copies, (n + 1) * copies) for n in range(len(clips))]
@@ -193,7 +196,7 @@ def recipe(pipe: AudioLDM2Pipeline, clip: ClipRequest, output: AudioOutput, soun
     return {
         **_origin(pipe, clip),
         **_options_used(pipe, clip).to_json(),
-        "attention_ran": attention_text(adapter.attention_ran(pipe, output)),
+        "attention_ran": attention_text(output.attention),
         "scores": None if output.scores is None else output.scores.tolist(),
         "samples": soundfile.info(sound).frames,
         "sampling_rate": output.sampling_rate,

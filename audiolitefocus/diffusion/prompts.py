@@ -1,4 +1,4 @@
-"""Prompts of a call, as texts or as embeddings, checked before any work starts."""
+"""Positive and negative prompts of one call, as text or as embeddings."""
 
 from dataclasses import dataclass
 
@@ -6,12 +6,63 @@ from torch import Tensor
 
 from audiolitefocus.config import UNetConfig
 from audiolitefocus.models.condition import Condition
+from audiolitefocus.runtime import check_finite
+from audiolitefocus.validation import check_texts
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What clips are made of, and what they are steered away from.
+
+    Attributes:
+        texts, embeds: the prompts, as text or as embeddings; one of both is None.
+        negative_texts, negative_embeds: the same for negative prompts; both may be None.
+    """
+
+    texts: list[str] | None
+    embeds: Condition | None
+    negative_texts: list[str] | None
+    negative_embeds: Condition | None
+
+    @classmethod
+    def make(
+        cls,
+        prompt: str | list[str] | None,
+        negative_prompt: str | list[str] | None,
+        embeds: Condition | None,
+        negative_embeds: Condition | None,
+    ) -> "Prompts":
+        """Checked prompts; one negative prompt counts for all.
+
+        Raises:
+            ValueError: no prompt, two kinds of them, an empty one, or another number of negatives.
+        """
+        texts = check_texts("prompt", prompt, empty=False)
+        if (texts is None) == (embeds is None):
+            raise ValueError("give either prompt, or prompt_embeds with generated_prompt_embeds")
+        count = len(texts if embeds is None else embeds)  # type: ignore[arg-type]
+        negatives = check_texts("negative_prompt", negative_prompt, empty=True, copies=count)
+        if negatives is not None and negative_embeds is not None:
+            raise ValueError("give either negative_prompt or negative_prompt_embeds")
+        for others in (negatives, negative_embeds):
+            if others is not None and len(others) != count:
+                raise ValueError(
+                    f"{len(others)} negative prompts for {count} prompts: give one for each"
+                )
+        return cls(texts, embeds, negatives, negative_embeds)
+
+    def __len__(self) -> int:
+        return len(self.texts or self.embeds or ())
 
 
 def check_embeds(
     t5: Tensor | None, loa: Tensor | None, mask: Tensor | None, unet: UNetConfig
 ) -> Condition | None:
-    """A condition from the caller's embeddings, or None if there are none."""
+    """A condition from the caller's embeddings, or None if there are none.
+
+    Raises:
+        ValueError: one of them is missing, not finite, or of another shape than this UNet takes.
+    """
     if t5 is None and loa is None and mask is None:
         return None
     if t5 is None or loa is None or not 0 < len(t5) == len(loa):
@@ -30,34 +81,3 @@ def check_embeds(
             f"attention_mask {tuple(mask.shape)} does not fit prompt_embeds {tuple(t5.shape)}"
         )
     return Condition(loa=loa, t5=t5, t5_mask=mask)
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """What clips shall be and what not, each as texts or as embeddings. Raises ValueError unless
-    there is one of both, and as many of the second as of the first.
-    """
-
-    texts: list[str] | None
-    given: Condition | None
-    negatives: list[str] | None
-    negative_given: Condition | None
-
-    def __post_init__(self):
-        if (self.texts is None) == (self.given is None):
-            raise ValueError("give either prompt, or prompt_embeds with generated_prompt_embeds")
-        if self.negatives is not None and self.negative_given is not None:
-            raise ValueError("give either negative_prompt or negative_prompt_embeds")
-        for others in (self.negatives, self.negative_given):
-            if others is not None and len(others) != len(self):
-                raise ValueError(
-                    f"{len(others)} negative prompts for {len(self)} prompts: give one for each"
-                )
-
-    def __len__(self) -> int:
-        return len(self.texts or self.given or ())
-
-
-def check_finite(name: str, tensor: Tensor) -> None:
-    if not tensor.isfinite().all():
-        raise ValueError(f"{name}: not finite; if this is half precision, try dtype float32")

@@ -1,121 +1,107 @@
 """Recordings to start from: varied as a whole, inpainted in a span, or continued.
 
-The denoiser starts from the recording's latents, or keeps putting them back where the sound stays
-(masked sampling: Lugmayr et al., "RePaint", 2022, without its jumps back in time). In the end the
-recording itself takes the place of what became of it, sample for sample.
+The denoiser starts from the recording's latents, or keeps restoring them where the sound stays
+(`inpaint`). In the end the recording itself takes the place of its decoded latents, sample for
+sample.
 """
 
 import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from audiolitefocus.audio.files import (
-    MAX_SECONDS,
-    MIN_SECONDS,
-    check_seconds,
-    read_sound,
-    seconds_of,
-)
+from audiolitefocus.audio.files import MAX_SECONDS, MIN_SECONDS, read_sound, seconds_of
 from audiolitefocus.codec.decode import encode_mel
 from audiolitefocus.codec.mel import log_mel
 from audiolitefocus.config import VocoderConfig
-from audiolitefocus.diffusion.denoise import Known
+from audiolitefocus.diffusion.inpaint import KnownLatents
 from audiolitefocus.models.vae import VAE
-from audiolitefocus.validation import check_number, shown
+from audiolitefocus.options import GenerationOptions, OptionError, Source
 
-Source: TypeAlias = str | os.PathLike | np.ndarray | Tensor
-
-STRENGTH = 0.5  # of a variation, unless given
 PEAK = 0.5  # of what the autoencoder was trained on: the original makes every clip this loud
 SILENCE = 1e-3  # recordings with a lower peak have no level to go by
-FADE_SECONDS = 0.02  # from the recording into what is made anew, inside of the span
+FADE_SECONDS = 0.02  # from the recording into what is generated, inside of the span
 MIRRORED_FRAMES = 24  # latent frames (0.96 s), more than the encoder's convolutions see
 
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """A recording, and what becomes of it.
+    """A recording, and which part of the clip is generated.
 
     Attributes:
         waveform: (n,) float32 at `rate`.
         samples: of the clip, n or, where it is continued, more.
-        span: samples start to stop of the clip, made anew; the others stay as they are.
-        strength: in (0, 1]: the share of the denoising that the span goes through. At 1 its own
-            sound is forgotten.
+        span: samples start to stop of the clip that are generated; the others stay as they are.
     """
 
     waveform: Tensor
     rate: int
     samples: int
     span: tuple[int, int]
-    strength: float
 
     @classmethod
-    def take(
-        cls,
-        init_audio: Source | None,
-        continue_audio: Source | None,
-        *,
-        strength: float | None,
-        inpaint: tuple[float, float] | None,
-        seconds: float | None,
-        rate: int,
-    ) -> "Recording | None":
-        """What the arguments of a call ask for; None without a recording. Raises ValueError for
-        arguments that do not go together and for what `read_sound` refuses.
+    def load(cls, options: GenerationOptions, rate: int) -> "Recording | None":
+        """The recording that the options name, at `rate`; None without one.
+
+        Raises:
+            ValueError: a file that `read_sound` refuses, or one that the options do not fit.
         """
-        check_options(init_audio, continue_audio, strength, inpaint, seconds)
-        source = init_audio if continue_audio is None else continue_audio
-        if source is None:
+        if options.recording is None:
             return None
-        waveform = _load(source, rate)
-        span = changed_span(len(waveform), rate, inpaint, seconds)
-        strength = strength_of(strength, init_audio, inpaint)
-        return cls(waveform, rate, max(len(waveform), span[1]), span, strength)
+        waveform = _load(options.recording, rate)
+        seconds = options.audio_length_in_s
+        span = changed_span(len(waveform), rate, options.inpaint, seconds)
+        return cls(waveform, rate, max(len(waveform), span[1]), span)
 
     @property
     def seconds(self) -> float:
-        """Of the clip."""
+        """Length of the clip."""
         return seconds_of(self.samples, self.rate)
 
     @property
-    def stays(self) -> bool:
-        """Whether any of it does."""
+    def keeps_part(self) -> bool:
+        """True if part of the recording is kept unchanged."""
         return self.span != (0, self.samples)
 
     @property
     def gain(self) -> float:
-        """What makes it as loud as the autoencoder is used to."""
+        """The factor that brings it to the level of the autoencoder's training data."""
         peak = float((self.waveform - self.waveform.mean()).abs().max())
         return PEAK / peak if peak > SILENCE else 1.0
 
-    def encode(self, vae: VAE, config: VocoderConfig, frames: int) -> Known:
-        """Its latents, `frames` of them. The recording goes on as its own mirror image for about a
-        second, so that the autoencoder sees no cliff; what is left, to be made anew, is zero.
+    def encode(
+        self, vae: VAE, config: VocoderConfig, frames: int, decode: str = "auto"
+    ) -> KnownLatents:
+        """Its latents, `frames` of them; `decode` as in `GenerationOptions`.
+
+        The recording is followed by its own mirror image for about a second, so that the
+        autoencoder sees no cliff; the rest, which is generated, is zero.
         """
+        # 1. The recording and its mirror image, in whole latent frames
         down, per_frame = vae.config.downsampling, vae.config.downsampling * config.hop_length
-        heard = min(frames, math.ceil(len(self.waveform) / per_frame) + MIRRORED_FRAMES)
-        waveform = self._extended(heard * per_frame)
-        mel = log_mel((waveform - self.waveform.mean())[None] * self.gain, config)[
-            :, : heard * down
-        ]
-        device = next(vae.parameters()).device
-        latents = encode_mel(vae, mel.to(device)) * vae.config.scale_factor
+        known = min(frames, math.ceil(len(self.waveform) / per_frame) + MIRRORED_FRAMES)
+        waveform = (self._extended(known * per_frame) - self.waveform.mean()) * self.gain
+
+        # 2. Log-mel -> latents
+        mel = log_mel(waveform[None], config)[:, : known * down]
+        weight = next(vae.parameters())
+        latents = encode_mel(vae, mel.to(weight), decode=decode) * vae.config.scale_factor
+
+        # 3. Which frames are generated
         start, stop = self.span
         changed = torch.zeros(frames, dtype=torch.bool)
         changed[start // per_frame : None if stop == self.samples else -(-stop // per_frame)] = True
-        return Known(F.pad(latents, (0, 0, 0, frames - heard)), changed)
+        return KnownLatents(F.pad(latents.float(), (0, 0, 0, frames - known)), changed)
 
-    def restore(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Consecutive blocks (b, n) of clips -> the same with the recording in its place, into
-        which the span fades at its ends, and from which it takes its level.
+    def splice(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Consecutive blocks (b, n) of clips -> the same with the recording where it is kept.
+
+        The generated span is brought to the recording's level, and fades in at its ends.
         """
         recorded = self._extended(min(self.samples, len(self.waveform) + self._fade))
         gain, done = self.gain, 0
@@ -132,9 +118,7 @@ class Recording:
         return min(int(FADE_SECONDS * self.rate), (stop - start) // 2)
 
     def _share(self, first: int, last: int) -> Tensor:
-        """How much of these samples is made anew: all of it in the span, but for half a period of a
-        cosine where it meets the recording.
-        """
+        """How much of each sample is generated: 1 in the span, after half a cosine at its ends."""
         start, stop = self.span
         time = torch.arange(first, last)
         share = ((time >= start) & (time < stop)).float()
@@ -150,77 +134,35 @@ class Recording:
         return torch.from_numpy(np.pad(waveform, (0, samples - len(waveform)), mode="symmetric"))
 
 
-def check_options(
-    init_audio: Source | None,
-    continue_audio: Source | None,
-    strength: float | None,
-    inpaint: tuple[float, float] | None,
-    seconds: float | None,
-) -> None:
-    """Raise ValueError for options that make no sense, whatever the recording is."""
-    if seconds is not None:
-        check_seconds(seconds)
-    if init_audio is not None and continue_audio is not None:
-        raise ValueError("give either init_audio or continue_audio")
-    if strength is not None:
-        if init_audio is None:
-            raise ValueError("strength: give the recording that is changed as init_audio")
-        check_number("strength", strength, 0.0, 1.0)
-        if strength == 0:
-            raise ValueError("strength 0 changes nothing: it must be above 0, and at most 1")
-    if inpaint is not None:
-        if init_audio is None:
-            raise ValueError("inpaint: give the recording that is changed as init_audio")
-        check_span(inpaint)
-    if init_audio is not None and seconds is not None:
-        raise ValueError(
-            f"duration {seconds:g} s: a clip made from init_audio is as long as that; what shall "
-            f"go on longer, give as continue_audio"
-        )
-    if continue_audio is not None and seconds is None:
-        raise ValueError("continue_audio needs the duration of the whole clip, in seconds")
-
-
-def strength_of(
-    strength: float | None, init_audio: Source | None, inpaint: tuple[float, float] | None
-) -> float:
-    """As given; else half of the way for a variation, and all of it otherwise."""
-    if strength is not None:
-        return strength
-    return 1.0 if init_audio is None or inpaint is not None else STRENGTH
-
-
-def check_span(inpaint: tuple[float, float]) -> None:
-    """Raise ValueError unless these are two seconds, the first one first."""
-    if not isinstance(inpaint, (tuple, list)) or len(inpaint) != 2:
-        raise ValueError(f"inpaint {shown(inpaint)}: must be two numbers of seconds")
-    for second in inpaint:
-        check_number("inpaint", second, 0.0, MAX_SECONDS)
-    start, end = inpaint
-    if start >= end:
-        raise ValueError(f"inpaint from {start:g} to {end:g} s: must end after it starts")
-
-
 def changed_span(
     recorded: int, rate: int, inpaint: tuple[float, float] | None, seconds: float | None
 ) -> tuple[int, int]:
-    """The samples of the clip that are made anew, of so many recorded at a rate: a span of them,
-    what comes after them up to so many `seconds`, or all. Raises ValueError if they do not fit.
+    """The samples of the clip that are generated, start to stop.
+
+    Args:
+        recorded: samples of the recording at `rate`.
+        inpaint: the span in seconds; None: all of the recording, or what follows it.
+        seconds: of the clip that continues the recording; None if it is not continued.
+
+    Raises:
+        ValueError: a recording that is too short for this.
     """
     there = f"{recorded / rate:.2f} s"
     if recorded < MIN_SECONDS * rate:
         raise ValueError(f"a recording of {there}: must have {MIN_SECONDS:g} s at least")
     if seconds is not None:
         if int(seconds * rate) <= recorded:
-            raise ValueError(f"duration {seconds:g} s: must be longer than the recording, {there}")
+            raise OptionError(
+                "{audio_length_in_s} {0:g}: must be longer than the recording, {1}", seconds, there
+            )
         return recorded, int(seconds * rate)
     if inpaint is None:
         return 0, recorded
     start, stop = (round(second * rate) for second in inpaint)
     if stop > recorded:
-        raise ValueError(f"inpaint up to {inpaint[1]:g} s: the recording has {there} only")
+        raise ValueError(f"inpaint up to {inpaint[1]:g} s: the recording has only {there}")
     if start == stop:
-        raise ValueError(f"inpaint from {inpaint[0]:g} to {inpaint[1]:g} s: not one sample")
+        raise ValueError(f"inpaint from {inpaint[0]:g} to {inpaint[1]:g} s: less than one sample")
     return start, stop
 
 

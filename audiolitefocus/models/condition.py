@@ -1,4 +1,4 @@
-"""What the denoiser is told of the text, and how such conditions are batched."""
+"""Text conditioning for the UNet, and its batching."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Condition:
-    """What the denoiser is told of the text.
+    """Text conditioning for the UNet.
 
     Attributes:
         loa: (b, n, 768), the "language of audio" tokens of GPT-2.
@@ -25,7 +25,7 @@ class Condition:
         """Entries of the batch."""
         return len(self.loa)
 
-    def part(self, clips: slice) -> "Condition":
+    def __getitem__(self, clips: slice) -> "Condition":
         """Some entries of the batch."""
         t5, mask = (None if x is None else x[clips] for x in (self.t5, self.t5_mask))
         return Condition(self.loa[clips], t5, mask)

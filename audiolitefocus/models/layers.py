@@ -1,11 +1,11 @@
-"""The building blocks of the networks: time embedding, residual block, resampling, GEGLU,
-transformer.
+"""The building blocks of UNet and VAE: time embedding, residual block, resampling, transformer.
 
 Feature maps are b c f t in channels_last memory, which is the b f t c of a transformer's tokens: a
 frequency row is one contiguous stretch of time, and nothing is copied on the way in or out.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,38 +13,39 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from audiolitefocus.attention.litefocus import CrossAttention, SelfAttention
-from audiolitefocus.ops.cpu import Linear
+from audiolitefocus.attention.dense import dense_attention
+from audiolitefocus.attention.modules import CrossAttention, SelfAttention
+from audiolitefocus.attention.plan import Attend
+from audiolitefocus.ops.cpu import Linear, map_tokens, upsample_conv
 
 
 @dataclass(frozen=True)
-class Signals:
-    """What the blocks of one UNet evaluation look up, each at its own `index`.
+class StepInputs:
+    """What the blocks of one UNet evaluation look up, each under itself.
 
     Attributes:
-        time: for every residual block, the bias (b or 1, c, 1, 1) that tells it the diffusion time.
-        keys_values: for every cross-attention, its keys and values.
-        mask: (b, 1, 1, s) bool over the T5 tokens, or None.
-        sampled: for every self-attention, the indices its variant attends by, or None.
+        time_biases: the bias (b or 1, c, 1, 1) by which a residual block knows the diffusion time.
+        cross_kv: keys and values of the context, of every cross-attention.
+        t5_mask: (b, 1, 1, s) bool over the T5 tokens, or None.
+        attend: the functions of the self-attentions that are not dense.
     """
 
-    time: list[Tensor]
-    keys_values: list[tuple[Tensor, Tensor]]
-    mask: Tensor | None
-    sampled: list[Tensor | None]
+    time_biases: "Mapping[ResnetBlock, Tensor]"
+    cross_kv: Mapping[CrossAttention, tuple[Tensor, Tensor]]
+    t5_mask: Tensor | None
+    attend: Mapping[SelfAttention, Attend]
 
 
-def spread(x: Tensor, entries: int) -> Tensor:
-    """(b, ...) -> (entries, ...), a multiple: what is the same under several conditions, and so has
-    been computed once, repeated where they part. All clips under the first, then the second.
+def repeat_for_guidance(x: Tensor, entries: int) -> Tensor:
+    """(b, ...) -> (entries, ...): a batch the guidance branches shared so far, now that they part.
+
+    All clips under the first condition, then all under the second.
     """
     return x if len(x) == entries else torch.cat([x] * (entries // len(x)))
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoids of the timestep, cosines first as in the original, through a two-layer
-    perceptron.
-    """
+    """Sinusoids of the timestep, cosines first as in the original, through two linear layers."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -67,24 +68,18 @@ class Conv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.weight.mT, self.bias, self.stride, self.padding)
 
-    def arrange(self) -> None:
-        """Lay the weight out in memory so that the turned kernel is channels_last, not a copy."""
-        self.weight.data = self.weight.data.mT.contiguous(memory_format=torch.channels_last).mT
 
-
-def arrange(network: nn.Module) -> None:
-    """Lay out the weights of all convolutions of a network for speed; shapes stay as they are."""
+def to_channels_last(network: nn.Module) -> None:
+    """Lay out the kernels of all convolutions of a network for speed; their shapes stay."""
     for module in network.modules():
         if isinstance(module, Conv2d):
-            module.arrange()
+            # so that the turned kernel is channels_last, and not a copy at every call
+            turned = module.weight.data.mT.contiguous(memory_format=torch.channels_last)
+            module.weight.data = turned.mT
 
 
 class ResnetBlock(nn.Module):
-    """Two convolutions around the diffusion time, with a shortcut; without time channels, the VAE's
-    block.
-    """
-
-    index: int  # of its entry in `Signals.time`
+    """Two convolutions and a shortcut, with a bias by diffusion time between them (UNet only)."""
 
     def __init__(
         self,
@@ -118,9 +113,7 @@ class ResnetBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halve both axes with a strided convolution. The VAE pads at the far ends only, the UNet on
-    both sides.
-    """
+    """Halve both axes. The VAE pads its strided convolution at the far ends, the UNet on all."""
 
     def __init__(self, channels: int, *, pad_both: bool = True):
         super().__init__()
@@ -132,42 +125,18 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest neighbours, then a convolution. Doubles both axes, or meets `size` where halving was
-    not exact.
-
-    CPUs double by one transposed convolution with 4 x 4 taps, the same in exact arithmetic. Nearest
-    neighbours are copies, so that of the nine products of every result four are left once the taps
-    on one pixel are added up (256 channels, 16000 -> 64000 pixels, bfloat16, two AMD EPYC cores:
-    74 ms against 176 ms).
-    """
+    """Double both axes, or meet `size` where halving was not exact: neighbours, then 3x3."""
 
     def __init__(self, channels: int):
         super().__init__()
         self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        doubled = (2 * x.shape[-2], 2 * x.shape[-1])
-        if x.device.type == "cpu" and size in (None, doubled):
-            return F.conv_transpose2d(x, self.taps(), self.conv.bias, stride=2, padding=1)
-        return self.conv(F.interpolate(x, size=size or doubled, mode="nearest"))
-
-    def taps(self) -> Tensor:
-        """(in, out, 4, 4): sums over 2 x 2 windows of the kernel, which a transposed convolution
-        turns round.
-        """
-        kernel = F.pad(self.conv.weight.mT.flip(-1, -2), (1, 1, 1, 1))
-        return F.avg_pool2d(kernel, 2, stride=1, divisor_override=1).transpose(0, 1)
+        return upsample_conv(x, self.conv.weight.mT, self.conv.bias, size)
 
 
 class FeedForward(nn.Module):
-    """GEGLU (Shazeer 2020): one half of a wide projection gates the other; factor 4.
-
-    CPUs work on some tokens at a time: the widest tensor of the network then stays in memory that
-    is reused, and need not be fetched from the system anew (16000 tokens of 256 channels, float32,
-    two AMD EPYC cores: 63 ms against 112 ms).
-    """
-
-    CPU_TOKENS = 2048
+    """GEGLU (Shazeer 2020): one half of a wide projection gates the other; factor 4."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -175,10 +144,7 @@ class FeedForward(nn.Module):
         self.proj_out = Linear(4 * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu":
-            return self.gated(x)
-        tokens = x.reshape(1, 1, -1, x.shape[-1]).split(self.CPU_TOKENS, dim=2)
-        return torch.cat([self.gated(some) for some in tokens], dim=2).view_as(x)
+        return map_tokens(self.gated, x)
 
     def gated(self, x: Tensor) -> Tensor:
         value, gate = self.proj_in(x).chunk(2, dim=-1)
@@ -186,9 +152,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, attention to the context (or self-attention again where there is none),
-    feed-forward.
-    """
+    """Self-attention, attention to the context (self-attention where it has none), feed-forward."""
 
     def __init__(self, channels: int, heads: int, context_dim: int | None):
         super().__init__()
@@ -203,14 +167,14 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(channels)
         self.ff = FeedForward(channels)
 
-    def forward(self, x: Tensor, signals: Signals, masked: bool) -> Tensor:
-        x = x + self.attn1(self.norm1(x), signals.sampled[self.attn1.index])
+    def forward(self, x: Tensor, inputs: StepInputs, masked: bool) -> Tensor:
+        x = x + self.attn1(self.norm1(x), inputs.attend.get(self.attn1, dense_attention))
         if isinstance(self.attn2, CrossAttention):
-            keys_values = signals.keys_values[self.attn2.index]
-            x, mask = spread(x, len(keys_values[0])), signals.mask if masked else None
+            keys_values, mask = inputs.cross_kv[self.attn2], inputs.t5_mask if masked else None
+            x = repeat_for_guidance(x, len(keys_values[0]))
             x = x + self.attn2(self.norm2(x), keys_values, mask)
         else:
-            x = x + self.attn2(self.norm2(x), signals.sampled[self.attn2.index])
+            x = x + self.attn2(self.norm2(x), inputs.attend.get(self.attn2, dense_attention))
         return x + self.ff(self.norm3(x))
 
 
@@ -235,8 +199,8 @@ class Transformer2D(nn.Module):
         )
         self.proj_out = Linear(channels, channels)
 
-    def forward(self, x: Tensor, signals: Signals) -> Tensor:
+    def forward(self, x: Tensor, inputs: StepInputs) -> Tensor:
         h = self.proj_in(rearrange(self.norm(x), "b c f t -> b f t c"))
         for block in self.blocks:
-            h = block(h, signals, masked=self.context == "t5")
-        return spread(x, len(h)) + rearrange(self.proj_out(h), "b f t c -> b c f t")
+            h = block(h, inputs, masked=self.context == "t5")
+        return repeat_for_guidance(x, len(h)) + rearrange(self.proj_out(h), "b f t c -> b c f t")

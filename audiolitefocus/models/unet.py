@@ -1,6 +1,4 @@
-"""The AudioLDM2 denoiser: a UNet whose attending levels follow every residual block with several
-transformers.
-"""
+"""The AudioLDM2 denoiser: a UNet with several transformers after every residual block."""
 
 from typing import Any
 
@@ -8,24 +6,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from audiolitefocus.attention.litefocus import (
-    CrossAttention,
-    LiteFocus,
-    SelfAttention,
-    dense_attention,
-)
-from audiolitefocus.attention.token_merging import TokenMerging
+from audiolitefocus.attention.modules import CrossAttention, SelfAttention
+from audiolitefocus.attention.plan import Attend, plan_attention
+from audiolitefocus.attention.settings import Attention, parse_attention
 from audiolitefocus.config import UNetConfig
 from audiolitefocus.models.condition import Condition
 from audiolitefocus.models.layers import (
     Conv2d,
     Downsample,
     ResnetBlock,
-    Signals,
+    StepInputs,
     TimeEmbedding,
     Transformer2D,
     Upsample,
-    spread,
+    repeat_for_guidance,
 )
 
 
@@ -47,10 +41,10 @@ class Stage(nn.Module):
             for context in contexts
         )
 
-    def forward(self, x: Tensor, signals: Signals) -> Tensor:
-        x = self.resnet(x, signals.time[self.resnet.index])
+    def forward(self, x: Tensor, inputs: StepInputs) -> Tensor:
+        x = self.resnet(x, inputs.time_biases[self.resnet])
         for transformer in self.transformers:
-            x = transformer(x, signals)
+            x = transformer(x, inputs)
         return x
 
 
@@ -76,8 +70,8 @@ class Middle(nn.Module):
             channels, channels, config.norm_groups, time_channels=4 * config.channels[0]
         )
 
-    def forward(self, x: Tensor, signals: Signals) -> Tensor:
-        return self.resnet(self.stage(x, signals), signals.time[self.resnet.index])
+    def forward(self, x: Tensor, inputs: StepInputs) -> Tensor:
+        return self.resnet(self.stage(x, inputs), inputs.time_biases[self.resnet])
 
 
 def down_level(level: int, config: UNetConfig) -> Level:
@@ -91,9 +85,7 @@ def down_level(level: int, config: UNetConfig) -> Level:
 
 
 def up_level(level: int, config: UNetConfig) -> Level:
-    """`resnets` + 1 stages, each fed a skip connection too, then double both axes unless this is
-    the top level.
-    """
+    """`resnets` + 1 stages, each given a skip connection, then double both axes below the top."""
     channels = config.channels[level]
     below = config.channels[min(level + 1, len(config.channels) - 1)]
     skips = [channels] * config.resnets + [config.channels[max(level - 1, 0)]]
@@ -103,8 +95,9 @@ def up_level(level: int, config: UNetConfig) -> Level:
 
 
 class UNet(nn.Module):
-    """Predicts the noise in latents. `UNet(UNetConfig())` is audioldm2-full, 346,943,496
-    parameters.
+    """Predicts the noise in latents. `UNet(UNetConfig())` is audioldm2-full: 346,943,496 numbers.
+
+    It holds weights and nothing else: threads, variants and compiled graphs may share one.
     """
 
     down: Any
@@ -121,15 +114,16 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(up_level(level, config) for level in reversed(levels))
         self.norm_out = nn.GroupNorm(config.norm_groups, config.channels[0], eps=1e-5)
         self.conv_out = Conv2d(config.channels[0], config.out_channels, 3, padding=1)
-        for kind in (ResnetBlock, CrossAttention, SelfAttention):
-            for index, module in enumerate(self._all(kind)):
-                module.index = index
-        self._resnets: list[ResnetBlock] = self._all(ResnetBlock)
-        self._transformers = [m for m in self._all(Transformer2D) if m.context != "self"]
-        self._self_attentions = [self._self_attentions_of(level) for level in levels]
-        self.use_attention("dense")
 
-    def forward(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+    def forward(
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        condition: Condition,
+        *,
+        attention: Attention = "dense",
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """The noise in `latents`, under one condition or, as guidance needs it, under n.
 
         Args:
@@ -137,12 +131,14 @@ class UNet(nn.Module):
             timestep: (), or with one condition (b,), 0 to 999.
             condition: see `Condition`; n b entries, all clips under the first, then under the
                 second. What is done before the text is first attended to is done once for all n.
+            attention: "dense", settings, or their text (`attention.settings`).
+            generator: of sampled indices, on the CPU; default: one seeded by the settings.
 
         Returns:
             (n b, 8, t, 16) in the dtype of `latents`, computed in the dtype of the weights.
 
         Raises:
-            ValueError: batches that do not go together.
+            ValueError: batches that do not go together, or attention that this UNet cannot run.
         """
         clips, entries = len(latents), len(condition)
         if entries % clips or (timestep.numel() > 1 and entries != clips):
@@ -150,14 +146,12 @@ class UNet(nn.Module):
                 f"{clips} latents, {timestep.numel()} timesteps, {entries} conditions: give as "
                 f"many conditions as latents, or with one timestep a multiple"
             )
-        keys_values, mask = self.keys_values(condition)
-        time, sampled = self.time_biases(timestep), self.draw(latents)
-        return self.denoise(latents, Signals(time, keys_values, mask, sampled))
+        attend = self.plan(attention, latents, generator)
+        inputs = StepInputs(self.time_biases(timestep), *self.cross_kv(condition), attend)
+        return self.evaluate(latents, inputs)
 
-    def denoise(self, latents: Tensor, signals: Signals) -> Tensor:
-        """`forward` for a caller who has prepared `signals`: what is constant in a loop is then
-        computed once.
-        """
+    def evaluate(self, latents: Tensor, inputs: StepInputs) -> Tensor:
+        """`forward` for a loop, which has prepared `inputs`: what is constant is computed once."""
         # embed
         weight = self.conv_in.weight
         x = self.conv_in(latents.mT.to(weight.dtype, memory_format=torch.channels_last))
@@ -165,97 +159,99 @@ class UNet(nn.Module):
         # down
         for level in self.down:
             for stage in level.stages:
-                x = stage(x, signals)
+                x = stage(x, inputs)
                 skips.append(x)
             if level.resample is not None:
                 x = level.resample(x)
                 skips.append(x)
         # middle
-        x = self.middle(x, signals)
+        x = self.middle(x, inputs)
         # up
         for level in self.up:
             for stage in level.stages:
-                x = stage(torch.cat([x, spread(skips.pop(), len(x))], dim=1), signals)
+                skip = repeat_for_guidance(skips.pop(), len(x))
+                x = stage(torch.cat([x, skip], dim=1), inputs)
             if level.resample is not None:
                 x = level.resample(x, skips[-1].shape[-2:])
         return self.conv_out(F.silu(self.norm_out(x))).mT.to(latents.dtype)
 
-    def time_biases(self, timesteps: Tensor) -> list[Tensor]:
-        """() or (n,) timesteps -> for every residual block, its time bias (n, c, 1, 1)."""
+    def time_biases(self, timesteps: Tensor) -> dict[ResnetBlock, Tensor]:
+        """() or (n,) timesteps -> the time bias (n, c, 1, 1) of every residual block."""
         time_emb = self.time_embedding(timesteps.reshape(-1).to(self.conv_in.weight.device))
-        return [resnet.time_bias(time_emb) for resnet in self._resnets]
+        return {resnet: resnet.time_bias(time_emb) for resnet in self._all(ResnetBlock)}
 
-    def keys_values(
+    def cross_kv(
         self, condition: Condition
-    ) -> tuple[list[tuple[Tensor, Tensor]], Tensor | None]:
-        """For every cross-attention its keys and values, and the mask over T5 tokens (b, 1, 1,
-        s).
-        """
+    ) -> tuple[dict[CrossAttention, tuple[Tensor, Tensor]], Tensor | None]:
+        """Keys and values of every cross-attention, and the mask over T5's tokens (b, 1, 1, s)."""
         weight = self.conv_in.weight
         tokens = {"loa": condition.loa, "t5": condition.t5}
-        keys_values = []
-        for transformer in self._transformers:
+        keys_values = {}
+        for transformer in self._all(Transformer2D):
+            if transformer.context == "self":
+                continue
             context = tokens[transformer.context]
             if context is None:
                 raise ValueError(
                     f"this UNet attends to {transformer.context}: the condition lacks it"
                 )
             for block in transformer.blocks:
-                keys_values.append(block.attn2.keys_values(context.to(weight)))
+                keys_values[block.attn2] = block.attn2.keys_values(context.to(weight))
         mask = condition.t5_mask
         if mask is not None:
             mask = mask.to(weight.device).bool()[:, None, None]
         return keys_values, mask
 
-    def use_attention(self, attention: "str | LiteFocus | TokenMerging") -> None:
-        """Choose how self-attention runs: "dense", "tome", or LiteFocus settings. Restarts the
-        sampling from its seed.
+    def check_attention(self, attention: Attention) -> Attention:
+        """Settings from their text, or "dense".
 
         Raises:
-            ValueError: an unknown name, or levels on which this UNet has no attention.
+            ValueError: text that is not in the grammar, "auto", which depends on the clip's length,
+                or levels on which this UNet has no attention.
         """
-        settings: LiteFocus | TokenMerging | None
-        if isinstance(attention, (LiteFocus, TokenMerging)):
-            settings = attention
-        elif attention in ("dense", "tome"):
-            settings = TokenMerging() if attention == "tome" else None
-        else:
-            raise ValueError(f'attention {attention!r}: give "dense", "tome" or LiteFocus(...)')
-        levels = settings.levels if settings else ()
+        settings = parse_attention(attention)
+        if settings == "auto":
+            raise ValueError('attention "auto" is a choice by length: give LiteFocus.for_duration')
+        levels = () if isinstance(settings, str) else settings.levels
         if absent := sorted(set(levels) - set(self.config.attention_levels)):
             raise ValueError(
-                f"levels {absent}: this UNet attends on {self.config.attention_levels} alone"
+                f"attention levels {absent}: this UNet has attention on levels "
+                f"{', '.join(map(str, self.config.attention_levels))} alone"
             )
-        self.attention = settings
-        self.generator = torch.Generator().manual_seed(settings.seed if settings else 0)
-        for level, modules in enumerate(self._self_attentions):
-            for module in modules:
-                module.attend = dense_attention
-                if settings is not None and level in levels:
-                    module.attend = settings.attend
+        return settings
 
-    def draw(self, latents: Tensor) -> list[Tensor | None]:
-        """Fresh indices for every self-attention of one evaluation, from this UNet's own
-        generator.
+    def plan(
+        self, attention: Attention, latents: Tensor, generator: torch.Generator | None = None
+    ) -> dict[SelfAttention, Attend]:
+        """The functions of one evaluation's sparse self-attentions, with fresh indices.
+
+        Args:
+            attention: as in `forward`.
+            latents: (b, 8, t, 16), of which the shape and the device matter.
+            generator: as in `forward`; the loop hands the same one down at every step.
         """
-        sampled: list[Tensor | None] = [None] * sum(map(len, self._self_attentions))
+        attention = self.check_attention(attention)
+        if isinstance(attention, str):
+            return {}
+        generator = generator or torch.Generator().manual_seed(attention.seed)
+        functions: dict[SelfAttention, Attend] = {}
         length, rows = latents.shape[-2:]
-        for level, modules in enumerate(self._self_attentions):
-            if self.attention is not None and modules and level in self.attention.levels:
-                drawn = self.attention.draw(rows, length, len(modules), self.generator)
-                if drawn is not None:
-                    on_device = drawn.to(latents.device, non_blocking=True)
-                    for module, indices in zip(modules, on_device, strict=True):
-                        sampled[module.index] = indices
+        for level in range(len(self.config.channels)):
+            modules = self._self_attentions(level) if level in attention.levels else []
+            if modules:
+                attend = plan_attention(
+                    attention, rows, length, len(modules), generator, latents.device
+                )
+                functions.update(zip(modules, attend, strict=True))
             length, rows = -(-length // 2), -(-rows // 2)
-        return sampled
+        return functions
 
-    def _all(self, kind: type) -> list:
+    def _all(self, kind: type) -> list[Any]:
         """Every submodule of a kind, in the order in which it runs."""
         parts = [self.down, self.middle, self.up]
         return [m for part in parts for m in part.modules() if isinstance(m, kind)]
 
-    def _self_attentions_of(self, level: int) -> list[SelfAttention]:
+    def _self_attentions(self, level: int) -> list[SelfAttention]:
         """Those of one level, going down and up; the middle goes with the deepest level."""
         depth = len(self.config.channels) - 1
         parts = [self.down[level], self.up[depth - level]] + [self.middle] * (level == depth)

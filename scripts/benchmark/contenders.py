@@ -1,23 +1,22 @@
-"""Who is timed: one guided evaluation of audioldm2-full's UNet, one clip under two conditions, with
-random weights.
+"""Who is timed: one guided evaluation of audioldm2-full's UNet, random weights, one clip.
 
 What is constant over a denoising loop is prepared before, where the contender can: for ours, the
 keys and values of the text and the time embeddings. Drawing fresh indices is part of every
 evaluation. The others are given the clip's latents twice, as their own loops do."""
 
-import copy
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from audiolitefocus.attention.litefocus import LiteFocus, SelfAttention
-from audiolitefocus.attention.settings import parse_attention
+from audiolitefocus.attention.modules import SelfAttention
+from audiolitefocus.attention.plan import Attend
+from audiolitefocus.attention.settings import Attention, LiteFocus, parse_attention
 from audiolitefocus.config import UNetConfig
 from audiolitefocus.models.condition import Condition
-from audiolitefocus.models.layers import Signals, arrange
+from audiolitefocus.models.layers import StepInputs, to_channels_last
 from audiolitefocus.models.unet import UNet
 from scripts.benchmark.written_out import authors_attention, naive_attention
 
@@ -41,8 +40,8 @@ def latent_frames(seconds: float) -> int:
     return -(-round(25 * seconds) // 8) * 8
 
 
-def attention_of(name: str, seconds: float) -> str | LiteFocus:
-    """How a contender of ours attends: as on the command line, "litefocus:0:2" for example."""
+def attention_of(name: str, seconds: float) -> Attention:
+    """How a contender of ours attends: as on the command line, "litefocus:0:levels=1-2" say."""
     if name == "auto":
         return "dense" if seconds <= TRAINED_SECONDS else LiteFocus.for_duration(seconds)
     if name == "authors":
@@ -76,7 +75,7 @@ class Models:
     def unet(self) -> UNet:
         torch.manual_seed(0)
         unet = UNet(UNetConfig()).eval().to(self.device, self.dtype)
-        arrange(unet)
+        to_channels_last(unet)
         return unet
 
     @cached_property
@@ -102,19 +101,22 @@ class Models:
         return self._ours(name.removesuffix("-compiled"), seconds, name.endswith("-compiled"))
 
     def _ours(self, name: str, seconds: float, compiled: bool) -> Callable[[], Tensor]:
-        unet = share(self.unet)
-        unet.use_attention(attention_of(name, seconds))
-        if name in ("authors", "naive"):
-            for module in unet.modules():
-                if isinstance(module, SelfAttention):
-                    module.attend = authors_or_naive
+        unet, attention = self.unet, attention_of(name, seconds)
         latents, condition = self.inputs(seconds)
         latents = latents.repeat(clips(name), 1, 1, 1)
         with torch.inference_mode():
-            keys_values, mask = unet.keys_values(condition)
-            time = unet.time_biases(torch.tensor(STEP))
-        denoise = self._compiled(unet.denoise) if compiled else unet.denoise
-        return lambda: denoise(latents, Signals(time, keys_values, mask, unet.draw(latents)))
+            cross_kv, mask = unet.cross_kv(condition)
+            time_biases = unet.time_biases(torch.tensor(STEP))
+        evaluate = self._compiled(unet.evaluate) if compiled else unet.evaluate
+        generator = torch.Generator().manual_seed(0)
+
+        def step() -> Tensor:
+            attend = unet.plan(attention, latents, generator)
+            if name in ("authors", "naive"):
+                attend = written_out(unet, attend)
+            return evaluate(latents, StepInputs(time_biases, cross_kv, mask, attend))
+
+        return step
 
     def _theirs(self, seconds: float, compiled: bool) -> Callable[[], Tensor]:
         unet = self._compiled(self.diffusers) if compiled else self.diffusers
@@ -135,19 +137,15 @@ class Models:
         return torch.compile(function, dynamic=False, mode=self.mode)
 
 
-def share(unet: UNet) -> UNet:
-    """Another UNet over the same weights, with an attention of its own."""
-    kept = [*unet.parameters(), unet.generator]
-    return copy.deepcopy(unet, {id(x): x for x in kept})
-
-
-def authors_or_naive(q: Tensor, k: Tensor, v: Tensor, sampled: Tensor | None = None) -> Tensor:
-    """All attention weights written out, as in the original networks: the authors' LiteFocus where
-    there are samples, dense elsewhere.
-    """
-    if sampled is None:
-        return naive_attention(q, k, v)
-    return authors_attention(q, k, v, sampled)
+def written_out(unet: UNet, plan: dict[SelfAttention, Attend]) -> dict[SelfAttention, Attend]:
+    """The same plan with weights written out: the authors' LiteFocus for it, naive elsewhere."""
+    modules = [module for module in unet.modules() if isinstance(module, SelfAttention)]
+    return {
+        module: partial(authors_attention, sampled=plan[module].keywords["compensation"])
+        if module in plan
+        else naive_attention
+        for module in modules
+    }
 
 
 def flops(name: str, seconds: float, device: str = "cpu") -> int:
@@ -166,7 +164,7 @@ def flops(name: str, seconds: float, device: str = "cpu") -> int:
         unet, timestep = UNet(UNetConfig()).eval(), torch.empty(())
         latents = torch.empty(clips(name), 8, latent_frames(seconds), 16)
         condition = Condition(torch.empty(BATCH, 8, 768), torch.empty(BATCH, T5_TOKENS, 1024))
-        unet.use_attention(attention_of(name.removesuffix("-compiled"), seconds))
+        attention = attention_of(name.removesuffix("-compiled"), seconds)
         with counter, torch.inference_mode():
-            unet(latents, timestep, condition)
+            unet(latents, timestep, condition, attention=attention)
     return counter.get_total_flops()

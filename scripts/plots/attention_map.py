@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from audiolitefocus import AudioLDM2Pipeline
-from audiolitefocus.attention.litefocus import SelfAttention
+from audiolitefocus.attention.modules import SelfAttention
 
 BINS = 48  # pixels a frequency row, at most
 ELEMENTS = 2**24  # attention weights held at a time: 64 MB in float32

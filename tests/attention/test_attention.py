@@ -2,7 +2,6 @@
 
 import math
 import random
-from functools import partial
 
 import numpy as np
 import pytest
@@ -16,13 +15,14 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from audiolitefocus.attention.dense import dense_attention
 from audiolitefocus.attention.litefocus import (
-    LiteFocus,
     cross_frequency_attention,
-    dense_attention,
     litefocus_attention,
+    sample_compensation,
 )
-from audiolitefocus.attention.token_merging import TokenMerging, tome_attention
+from audiolitefocus.attention.plan import Attend, plan_attention
+from audiolitefocus.attention.settings import LiteFocus, TokenMerging
 from scripts.benchmark.written_out import authors_attention, naive_attention
 from tests.support.reference import FREQUENCY_MAJOR, brute_force_attention, multiplicity
 
@@ -48,8 +48,15 @@ def qkv(shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float3
 
 def draw(lite: LiteFocus, shape: tuple[int, ...], seed: int = 0):
     """The indices of one call, or None."""
-    drawn = lite.draw(shape[1], shape[2], 1, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    drawn = sample_compensation(lite, shape[1], shape[2], 1, generator)
     return None if drawn is None else drawn[0]
+
+
+def planned(variant: LiteFocus | TokenMerging, shape: tuple[int, ...], seed: int = 0) -> Attend:
+    """The function of one call, with the indices of `draw`."""
+    generator = torch.Generator().manual_seed(seed)
+    return plan_attention(variant, shape[1], shape[2], 1, generator, torch.device("cpu"))[0]
 
 
 def assert_near(out: Tensor, expected: Tensor, tolerance: float = FLOAT32):
@@ -64,7 +71,7 @@ def test_litefocus_is_a_masked_softmax_over_all_keys(shape, ratio, seed, uniform
     lite = LiteFocus(sparse_ratio=ratio, uniform=uniform, duplicates=duplicates)
     sampled = draw(lite, shape, seed)
     count = multiplicity(*shape[1:3], sampled, same_frequency=True, duplicates=duplicates)
-    out = lite.attend(q, k, v, sampled)
+    out = planned(lite, shape, seed)(q, k, v)
     assert_near(out, brute_force_attention(q, k, v, count))
 
 
@@ -75,7 +82,7 @@ def test_cross_frequency_attends_to_the_sample_alone(shape, ratio, seed, uniform
     lite = LiteFocus(same_frequency=False, sparse_ratio=max(ratio, 1e-9), uniform=uniform)
     sampled = draw(lite, shape, seed)
     count = multiplicity(*shape[1:3], sampled, same_frequency=False, duplicates=False)
-    out = lite.attend(q, k, v, sampled)
+    out = planned(lite, shape, seed)(q, k, v)
     assert_near(out, brute_force_attention(q, k, v, count))
 
 
@@ -86,7 +93,7 @@ def test_duplicates_are_the_authors_algorithm(shape, ratio, seed, uniform):
     lite = LiteFocus(sparse_ratio=ratio, uniform=uniform, duplicates=True)
     sampled = draw(lite, shape, seed)
     if sampled is not None:
-        assert_near(lite.attend(q, k, v, sampled), authors_attention(q, k, v, sampled))
+        assert_near(planned(lite, shape, seed)(q, k, v), authors_attention(q, k, v, sampled))
 
 
 @many
@@ -121,7 +128,7 @@ def test_without_compensation_every_row_attends_to_itself(off, uniform):
     lite = LiteFocus(uniform=uniform, **off)
     assert draw(lite, shape) is None
     rows = [dense_attention(*(x[:, i : i + 1] for x in (q, k, v))) for i in range(3)]
-    assert_near(lite.attend(q, k, v), torch.cat(rows, dim=1))
+    assert_near(planned(lite, shape)(q, k, v), torch.cat(rows, dim=1))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -143,21 +150,20 @@ def test_half_precision_is_as_good_as_plain_attention(dtype, uniform, duplicates
 
 
 VARIANTS = {
-    "dense": (dense_attention, None),
-    "row only": (litefocus_attention, None),
-    "litefocus": (litefocus_attention, LiteFocus()),
-    "uniform": (litefocus_attention, LiteFocus(uniform=True)),
-    "duplicates": (partial(litefocus_attention, duplicates=True), LiteFocus()),
-    "cross-frequency": (cross_frequency_attention, LiteFocus(same_frequency=False)),
-    "tome": (tome_attention, TokenMerging()),
+    "dense": None,
+    "row only": LiteFocus(cross_frequency=False),
+    "litefocus": LiteFocus(),
+    "uniform": LiteFocus(uniform=True),
+    "duplicates": LiteFocus(duplicates=True),
+    "cross-frequency": LiteFocus(same_frequency=False),
+    "tome": TokenMerging(),
 }
 
 
 def call(name: str, shape: tuple[int, ...]):
     """A variant with its indices bound, and inputs for it."""
-    attend, variant = VARIANTS[name]
-    indices = () if variant is None else (draw(variant, shape),)
-    return (lambda q, k, v: attend(q, k, v, *indices)), qkv(shape)
+    variant = VARIANTS[name]
+    return (dense_attention if variant is None else planned(variant, shape)), qkv(shape)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -187,7 +193,7 @@ class Largest(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_nothing_grows_faster_than_the_clip(name):
+def test_memory_grows_no_faster_than_the_clip(name):
     sizes = []
     for length in (512, 1024):
         attend, inputs = call(name, (1, 8, length, 1, 8))
@@ -200,7 +206,7 @@ def test_nothing_grows_faster_than_the_clip(name):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_one_graph(name):
+def test_every_variant_compiles_to_one_graph(name):
     attend, inputs = call(name, (2, 4, 16, 2, 8))
     compiled = torch.compile(attend, fullgraph=True, dynamic=False, backend="aot_eager")
     assert_near(compiled(*inputs), attend(*inputs))
@@ -211,19 +217,19 @@ def test_drawing_and_attending_leave_the_global_random_states_alone():
     inputs = qkv(shape)
     before = torch.get_rng_state(), np.random.get_state(), random.getstate()
     for variant in (LiteFocus(), LiteFocus(uniform=True), TokenMerging()):
-        variant.attend(*inputs, draw(variant, shape))
+        planned(variant, shape)(*inputs)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert str(np.random.get_state()) == str(before[1])
     assert random.getstate() == before[2]
 
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.01, math.nan, math.inf])
-def test_ratios_out_of_range(ratio):
+def test_a_ratio_out_of_range_is_refused(ratio):
     with pytest.raises(ValueError, match="sparse_ratio"):
         LiteFocus(sparse_ratio=ratio)
 
 
-def test_nothing_to_attend_to():
+def test_settings_that_leave_no_key_are_refused():
     with pytest.raises(ValueError, match="both off"):
         LiteFocus(same_frequency=False, cross_frequency=False)
     with pytest.raises(ValueError, match="sparse_ratio 0"):

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audiolitefocus.attention.litefocus import LiteFocus
-from audiolitefocus.attention.token_merging import TokenMerging
+from audiolitefocus.attention.litefocus import sample_compensation
+from audiolitefocus.attention.settings import LiteFocus, TokenMerging
+from audiolitefocus.attention.token_merging import sample_destinations
 
 many = settings(max_examples=60, deadline=None, derandomize=True)
 grids = st.tuples(st.integers(1, 8), st.integers(1, 60), st.integers(1, 4))
@@ -19,11 +20,19 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def draw(variant: LiteFocus | TokenMerging, *arguments) -> torch.Tensor:
+    if isinstance(variant, TokenMerging):
+        return sample_destinations(*arguments)
+    return sample_compensation(variant, *arguments)
+
+
 @many
 @given(grids, ratios)
 def test_uniform_draws_without_replacement_from_all_tokens(grid, ratio):
     rows, length, calls = grid
-    sampled = LiteFocus(sparse_ratio=ratio, uniform=True).draw(rows, length, calls, seeded())
+    sampled = sample_compensation(
+        LiteFocus(sparse_ratio=ratio, uniform=True), rows, length, calls, seeded()
+    )
     tokens = rows * length
     if int(ratio * tokens) == 0:
         assert sampled is None
@@ -37,7 +46,7 @@ def test_uniform_draws_without_replacement_from_all_tokens(grid, ratio):
 @given(grids, ratios)
 def test_stratified_draws_alike_from_every_row(grid, ratio):
     rows, length, calls = grid
-    sampled = LiteFocus(sparse_ratio=ratio).draw(rows, length, calls, seeded())
+    sampled = sample_compensation(LiteFocus(sparse_ratio=ratio), rows, length, calls, seeded())
     if int(ratio * length) == 0:
         assert sampled is None
         return
@@ -47,16 +56,20 @@ def test_stratified_draws_alike_from_every_row(grid, ratio):
 
 
 @pytest.mark.parametrize("uniform, shape", [(True, (2, 1)), (False, (2, 3, 1))])
-def test_something_is_drawn_where_there_is_nothing_else(uniform, shape):
+def test_without_the_row_at_least_one_key_is_sampled(uniform, shape):
     lite = LiteFocus(same_frequency=False, sparse_ratio=0.1, uniform=uniform)
-    assert lite.draw(3, 2, 2, seeded()).shape == shape
+    assert sample_compensation(lite, 3, 2, 2, seeded()).shape == shape
 
 
 @pytest.mark.parametrize("uniform", [False, True])
 def test_every_token_is_drawn_equally_often(uniform):
     rows, length, calls, ratio = 4, 20, 5000, 0.25
     lite = LiteFocus(sparse_ratio=ratio, uniform=uniform)
-    counts = lite.draw(rows, length, calls, seeded()).flatten().bincount(minlength=rows * length)
+    counts = (
+        sample_compensation(lite, rows, length, calls, seeded())
+        .flatten()
+        .bincount(minlength=rows * length)
+    )
     deviation = (calls * ratio * (1 - ratio)) ** 0.5
     assert (counts - calls * ratio).abs().max() < DEVIATIONS * deviation
 
@@ -64,7 +77,9 @@ def test_every_token_is_drawn_equally_often(uniform):
 def test_uniform_draws_pairs_equally_often():
     """A sample of 3 out of 8 tokens holds a given pair with probability 3/8 * 2/7."""
     calls, share = 8000, 3 / 8 * 2 / 7
-    sampled = LiteFocus(sparse_ratio=3 / 8, uniform=True).draw(2, 4, calls, seeded())
+    sampled = sample_compensation(
+        LiteFocus(sparse_ratio=3 / 8, uniform=True), 2, 4, calls, seeded()
+    )
     member = torch.zeros(calls, 8).scatter_(1, sampled, 1)
     together = (member.T @ member)[~torch.eye(8, dtype=torch.bool)]
     assert (together - calls * share).abs().max() < DEVIATIONS * (
@@ -73,13 +88,13 @@ def test_uniform_draws_pairs_equally_often():
 
 
 @pytest.mark.parametrize("variant", [LiteFocus(), LiteFocus(uniform=True), TokenMerging()])
-def test_the_generator_decides(variant):
+def test_indices_depend_on_the_generator_alone_and_are_fresh(variant):
     generator = seeded(3)
-    first, second = (variant.draw(8, 40, 2, generator) for _ in range(2))
-    assert torch.equal(variant.draw(8, 40, 2, seeded(3)), first)
+    first, second = (draw(variant, 8, 40, 2, generator) for _ in range(2))
+    assert torch.equal(draw(variant, 8, 40, 2, seeded(3)), first)
     assert not torch.equal(second, first)  # fresh in the next step
     assert not torch.equal(first[0], first[1])  # and in the next attention
-    assert not torch.equal(variant.draw(8, 40, 2, seeded(4)), first)
+    assert not torch.equal(draw(variant, 8, 40, 2, seeded(4)), first)
 
 
 def test_longer_clips_get_sparser_and_more_levels():
@@ -94,6 +109,6 @@ def test_longer_clips_get_sparser_and_more_levels():
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan")])
-def test_durations_that_make_no_sense(seconds):
+def test_a_duration_that_is_not_positive_is_refused(seconds):
     with pytest.raises(ValueError, match="seconds"):
         LiteFocus.for_duration(seconds)

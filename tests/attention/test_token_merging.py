@@ -8,8 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from audiolitefocus.attention.litefocus import dense_attention
-from audiolitefocus.attention.token_merging import TokenMerging, merge_slots, tome_attention
+from audiolitefocus.attention.dense import dense_attention
+from audiolitefocus.attention.settings import TokenMerging
+from audiolitefocus.attention.token_merging import (
+    merge_slots,
+    sample_destinations,
+    tome_attention,
+)
 
 tomesd_merge = pytest.importorskip("tomesd.merge")
 
@@ -36,7 +41,7 @@ def tomesd(metric: torch.Tensor, rows: int, ratio: float, seed: int):
 
 
 def destinations(rows: int, length: int, seed: int) -> torch.Tensor:
-    return TokenMerging().draw(rows, length, 1, torch.Generator().manual_seed(seed))[0]
+    return sample_destinations(rows, length, 1, torch.Generator().manual_seed(seed))[0]
 
 
 @many

@@ -124,7 +124,10 @@ REFUSALS = {
         "duration cannot be set with init_audio; use continue",
     ),
     "no duration": (["--continue", "in.wav"], "duration"),
-    "duration too short": (["--continue", "in.wav", "--duration", "0.5"], "longer than"),
+    "duration too short": (
+        ["--continue", "in.wav", "--duration", "0.5"],
+        "duration 0.5: must be longer than the recording",
+    ),
     "absent": (["--init-audio", "no.wav"], "no.wav: no such file"),
     "nameless": (["--init-audio", ""], "init_audio ''"),
     "a folder": (["--init-audio", "."], "no such file"),

@@ -1,4 +1,4 @@
-"""The attention switch of the UNet: who is switched, which indices are seen, what repeats."""
+"""Attention handed down to the UNet: which modules run it, with which indices, what repeats."""
 
 import random
 import shutil
@@ -10,11 +10,11 @@ import torch
 from einops import rearrange
 from torch.testing import assert_close
 
-from audiolitefocus.attention.litefocus import LiteFocus, SelfAttention, dense_attention
-from audiolitefocus.attention.token_merging import TokenMerging
+from audiolitefocus.attention.modules import SelfAttention
+from audiolitefocus.attention.settings import LiteFocus, TokenMerging
 from audiolitefocus.config import UNetConfig
 from audiolitefocus.models.condition import Condition
-from audiolitefocus.models.layers import Signals
+from audiolitefocus.models.layers import StepInputs
 from audiolitefocus.models.unet import UNet
 
 SMALL = UNetConfig(
@@ -61,24 +61,28 @@ def inputs(batch: int = 2, length: int = 24, config: UNetConfig = SMALL):
 
 
 @torch.inference_mode()
-def evaluate(unet: UNet, latents: torch.Tensor, condition: Condition) -> torch.Tensor:
-    return unet(latents, STEP, condition)
+def evaluate(
+    unet: UNet, latents: torch.Tensor, condition: Condition, attention="dense", generator=None
+) -> torch.Tensor:
+    return unet(latents, STEP, condition, attention=attention, generator=generator)
 
 
-def sparse_modules(unet: UNet) -> set[str]:
-    return {
-        name
-        for name, module in unet.named_modules()
-        if isinstance(module, SelfAttention) and module.attend is not dense_attention
-    }
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def sparse_modules(unet: UNet, attention) -> set[str]:
+    """Names of the self-attentions that a plan has functions for."""
+    plan = unet.plan(attention, torch.empty(1, 8, 16, 16))
+    return {name for name, module in unet.named_modules() if module in plan}
 
 
 @pytest.mark.parametrize("name", SAMPLED)
 def test_a_seed_repeats_and_indices_are_fresh(unet, name):
     first, second = [], []
     for outputs in (first, second):
-        unet.use_attention(VARIANTS[name])
-        outputs += [evaluate(unet, *inputs()) for _ in range(2)]
+        generator = seeded()
+        outputs += [evaluate(unet, *inputs(), VARIANTS[name], generator) for _ in range(2)]
     assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
     assert not torch.equal(first[0], first[1])
 
@@ -86,8 +90,7 @@ def test_a_seed_repeats_and_indices_are_fresh(unet, name):
 def test_another_seed_is_another_sample(unet):
     outputs = []
     for seed in (0, 1):
-        unet.use_attention(LiteFocus(seed=seed))
-        outputs.append(evaluate(unet, *inputs()))
+        outputs.append(evaluate(unet, *inputs(), LiteFocus(seed=seed)))
     assert not torch.equal(*outputs)
 
 
@@ -95,8 +98,7 @@ def test_another_seed_is_another_sample(unet):
 def test_both_halves_of_the_guidance_see_the_same_keys(unet, name):
     latents, condition = inputs(1)
     twice = Condition(*(x.repeat_interleave(2, 0) for x in vars(condition).values()))
-    unet.use_attention(VARIANTS[name])
-    first, second = evaluate(unet, latents.repeat(2, 1, 1, 1), twice)
+    first, second = evaluate(unet, latents.repeat(2, 1, 1, 1), twice, VARIANTS[name])
     assert_close(first, second, rtol=0, atol=FLOAT32)
 
 
@@ -105,40 +107,33 @@ def test_a_clip_does_not_depend_on_its_batch(unet, name):
     latents, condition = inputs(3)
     outputs = []
     for clips in (slice(0, 3), slice(1, 2)):
-        unet.use_attention(VARIANTS[name])
-        part = Condition(*(x[clips] for x in vars(condition).values()))
-        outputs.append(evaluate(unet, latents[clips], part))
+        outputs.append(evaluate(unet, latents[clips], condition[clips], VARIANTS[name]))
     assert_close(outputs[0][1:2], outputs[1], rtol=0, atol=FLOAT32)
 
 
 @pytest.mark.parametrize("config", [SMALL, LARGE, SPEECH, replace(SMALL, resnets=2)])
 @pytest.mark.parametrize("levels", [(), (1,), (2,), (3,), (1, 3), (1, 2, 3)])
 @pytest.mark.parametrize("kind", [LiteFocus, TokenMerging])
-def test_every_attention_of_a_level_is_switched_and_no_other(config, levels, kind):
-    with torch.device("meta"):
-        unet = UNet(config)
+def test_every_self_attention_of_a_level_is_planned_and_no_other(config, levels, kind):
+    unet = build(config)
     prefixes = [f"down.{i}." for i in levels] + [f"up.{3 - i}." for i in levels]
     prefixes += ["middle."] if 3 in levels else []
     stages = len(levels) * (2 * config.resnets + 1) + (3 in levels)
     selves = sum(2 if context == "self" else 1 for context in config.contexts)
 
-    unet.use_attention(kind(levels=levels))
-    switched = sparse_modules(unet)
-    assert len(switched) == stages * selves * config.depth
-    assert all(name.startswith(tuple(prefixes)) for name in switched)
-
-    unet.use_attention("dense")
-    assert not sparse_modules(unet)
+    planned = sparse_modules(unet, kind(levels=levels))
+    assert len(planned) == stages * selves * config.depth
+    assert all(name.startswith(tuple(prefixes)) for name in planned)
+    assert not sparse_modules(unet, "dense")
 
 
 @pytest.mark.parametrize("config", [SMALL, LARGE])
-def test_every_switched_attention_gets_indices_of_its_own(config):
+def test_every_planned_attention_gets_indices_of_its_own(config):
     unet = build(config)
-    unet.use_attention(LiteFocus(sparse_ratio=0.5, levels=(1, 2)))
-    sampled = unet.draw(inputs(config=config)[0])
-    modules = [m for m in unet.modules() if isinstance(m, SelfAttention)]
-    drawn = [sampled[m.index] for m in modules if m.attend is not dense_attention]
-    assert len(drawn) == sum(x is not None for x in sampled)
+    settings = LiteFocus(sparse_ratio=0.5, levels=(1, 2))
+    plan = unet.plan(settings, inputs(config=config)[0])
+    assert all(isinstance(module, SelfAttention) for module in plan)
+    drawn = [attend.keywords["compensation"] for attend in plan.values()]
     assert {tuple(x.shape) for x in drawn} == {(8, 6), (4, 3)}  # half of every row
     assert len({tuple(x.flatten().tolist()) for x in drawn if len(x) == 8}) == sum(
         len(x) == 8 for x in drawn
@@ -146,31 +141,33 @@ def test_every_switched_attention_gets_indices_of_its_own(config):
 
 
 @pytest.mark.parametrize("attention", ["fast", "auto", "", None, 0.1, {"sparse_ratio": 0.1}])
-def test_unknown_attention(unet, attention):
+def test_unknown_attention_is_refused(unet, attention):
     with pytest.raises(ValueError, match="attention"):
-        unet.use_attention(attention)
+        evaluate(unet, *inputs(), attention)
+
+
+def test_attention_is_given_as_text_too(unet):
+    text = evaluate(unet, *inputs(), "litefocus:0.5:levels=1-3")
+    settings = LiteFocus(sparse_ratio=0.5, levels=(1, 2, 3))
+    assert torch.equal(text, evaluate(unet, *inputs(), settings))
 
 
 @pytest.mark.parametrize("levels", [(0,), (4,), (1, 7), (-1,)])
-def test_levels_without_attention(unet, levels):
-    unet.use_attention(LiteFocus())
-    before = sparse_modules(unet)
+def test_levels_without_attention_are_refused(unet, levels):
     with pytest.raises(ValueError, match="levels"):
-        unet.use_attention(LiteFocus(levels=levels))
-    assert sparse_modules(unet) == before  # a refused switch changes nothing
+        evaluate(unet, *inputs(), LiteFocus(levels=levels))
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_prepared_signals_give_the_same(unet, name):
+def test_prepared_inputs_give_the_same(unet, name):
     latents, condition = inputs()
-    unet.use_attention(VARIANTS[name])
-    expected = evaluate(unet, latents, condition)
-    unet.use_attention(VARIANTS[name])
+    expected = evaluate(unet, latents, condition, VARIANTS[name])
     with torch.inference_mode():
-        keys_values, mask = unet.keys_values(condition)
-        time = [bias[1:2] for bias in unet.time_biases(torch.tensor([1, 500, 996]))]
-        signals = Signals(time, keys_values, mask, unet.draw(latents))
-        assert_close(unet.denoise(latents, signals), expected, rtol=0, atol=FLOAT32)
+        biases = unet.time_biases(torch.tensor([1, 500, 996]))
+        biases = {block: bias[1:2] for block, bias in biases.items()}
+        attend = unet.plan(VARIANTS[name], latents)
+        prepared = StepInputs(biases, *unet.cross_kv(condition), attend)
+        assert_close(unet.evaluate(latents, prepared), expected, rtol=0, atol=FLOAT32)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -182,20 +179,19 @@ def test_several_conditions_share_what_comes_before_the_text(config, name):
     condition = inputs(3 * clips)[1]
     outputs = []
     for given in (latents, torch.cat([latents] * 3)):
-        unet.use_attention(VARIANTS[name])
-        outputs.append(evaluate(unet, given, condition))
+        outputs.append(evaluate(unet, given, condition, VARIANTS[name]))
     assert len(outputs[0]) == 3 * clips
     assert_close(*outputs, rtol=0, atol=FLOAT32)
 
 
 @pytest.mark.parametrize("change", [{"contexts": ("self",)}, {"attention_levels": ()}])
-def test_a_unet_that_cannot_hear_the_text_is_refused(change):
+def test_a_unet_without_text_attention_is_refused(change):
     with pytest.raises(ValueError, match="none attends to text"):
         replace(SMALL, **change)
 
 
 @pytest.mark.parametrize(("clips", "entries", "steps"), [(2, 3, 1), (2, 1, 1), (2, 4, 2)])
-def test_batches_that_do_not_go_together(unet, clips, entries, steps):
+def test_batches_that_do_not_go_together_are_refused(unet, clips, entries, steps):
     with pytest.raises(ValueError, match=f"{clips} latents, {steps} timesteps, {entries} cond"):
         unet(inputs(clips)[0], torch.full((steps,), 500), inputs(entries)[1])
 
@@ -204,24 +200,21 @@ def test_batches_that_do_not_go_together(unet, clips, entries, steps):
 @pytest.mark.parametrize("length", [8, 21, 50])
 def test_any_length(unet, name, length):
     latents, condition = inputs(length=length)
-    unet.use_attention(VARIANTS[name])
-    out = evaluate(unet, latents, condition)
+    out = evaluate(unet, latents, condition, VARIANTS[name])
     assert out.shape == latents.shape and out.isfinite().all()
 
 
 def test_a_full_sample_is_dense(unet):
     outputs = []
     for attention in ("dense", LiteFocus(sparse_ratio=1.0, levels=(1, 2, 3))):
-        unet.use_attention(attention)
-        outputs.append(evaluate(unet, *inputs()))
+        outputs.append(evaluate(unet, *inputs(), attention))
     assert_close(*outputs, rtol=0, atol=FLOAT32)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_global_random_states_are_left_alone(unet, name):
     before = torch.get_rng_state(), str(np.random.get_state()), random.getstate()
-    unet.use_attention(VARIANTS[name])
-    evaluate(unet, *inputs())
+    evaluate(unet, *inputs(), VARIANTS[name])
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (str(np.random.get_state()), random.getstate()) == before[1:]
 
@@ -236,27 +229,28 @@ def check_one_graph(attention, backend: str):
     """Compiled and eager agree, and new indices do not compile it again."""
     unet = build(TINY)
     latents, condition = inputs(length=16)
-    unet.use_attention(attention)
     torch._dynamo.reset()
     torch.compiler.allow_in_graph(rearrange)  # or einops itself is traced, which takes a minute
-    compiled = torch.compile(unet.denoise, fullgraph=True, dynamic=False, backend=backend)
-    keys_values, mask = unet.keys_values(condition)
+    compiled = torch.compile(unet.evaluate, fullgraph=True, dynamic=False, backend=backend)
+    cross_kv, mask = unet.cross_kv(condition)
+    generator = seeded()
     with torch._dynamo.config.patch(error_on_recompile=True):
         for timestep in (500, 20):
             time = unet.time_biases(torch.tensor(timestep))
-            signals = Signals(time, keys_values, mask, unet.draw(latents))
-            expected = unet.denoise(latents, signals)
-            assert_close(compiled(latents, signals), expected, rtol=0, atol=FLOAT32)
+            attend = unet.plan(attention, latents, generator)
+            prepared = StepInputs(time, cross_kv, mask, attend)
+            expected = unet.evaluate(latents, prepared)
+            assert_close(compiled(latents, prepared), expected, rtol=0, atol=FLOAT32)
 
 
 @pytest.mark.parametrize("name", ["dense", "litefocus"])
-def test_denoise_is_one_graph(name):
+def test_evaluation_is_one_graph(name):
     check_one_graph(VARIANTS[name], "aot_eager")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name != "all levels"])
-def test_compiled_denoise_gives_the_same(name):
+def test_compiled_evaluation_gives_the_same(name):
     if not (shutil.which("g++") or shutil.which("clang++")):
         pytest.skip("needs a C++ compiler")
     check_one_graph(VARIANTS[name], "inductor")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from audiolitefocus.attention.litefocus import LiteFocus
+from audiolitefocus.attention.settings import LiteFocus
 from scripts.benchmark import speed as benchmark
 from scripts.benchmark.contenders import BATCH, attention_of, flops
 from scripts.benchmark.report import Result, markdown, record
@@ -49,7 +49,7 @@ def test_flops_saved_by_doing_once_what_comes_before_the_text():
 def test_contenders_attend_as_their_names_say():
     assert attention_of("auto", 10.24) == "dense"
     assert attention_of("auto", 80) == LiteFocus.for_duration(80)
-    assert attention_of("litefocus:0:2", 80) == LiteFocus(sparse_ratio=0, levels=(1, 2))
+    assert attention_of("litefocus:0:levels=1-2", 80) == LiteFocus(sparse_ratio=0, levels=(1, 2))
     assert attention_of("authors", 80).duplicates
 
 
@@ -71,8 +71,6 @@ def test_clips_of_the_demo_model(tmp_path):
         "scripts.benchmark.speed",
         "--what",
         "pipeline",
-        "--seconds",
-        "0.64",
     ]
     command += ["--seconds", "0.64", "--steps", "1", "--repeats", "1", "--dtypes", "float32"]
     command += ["--contenders", "dense", "litefocus:0", "diffusers"]

@@ -1,0 +1,53 @@
+"""The noise schedule of training, and the training steps that each sampler visits."""
+
+import math
+import warnings
+
+import torch
+from torch import Tensor
+
+from audiolitefocus.config import ScheduleConfig
+
+
+def alphas_cumprod(config: ScheduleConfig) -> list[float]:
+    """The products of 1 - beta_t: how much signal is left at every training step."""
+    low, high = math.sqrt(config.beta_start), math.sqrt(config.beta_end)
+    betas = torch.linspace(low, high, config.train_steps, dtype=torch.float64) ** 2
+    return (1 - betas).cumprod(0).tolist()
+
+
+def timesteps_of(sampler: str, steps: int, train_steps: int, taken: int | None = None) -> list[int]:
+    """Training steps that "ddim" or "dpm++" visits, from noise to data; the last `taken`."""
+    choose = ddim_timesteps if sampler == "ddim" else dpm_timesteps
+    return choose(steps, train_steps)[-(taken or steps) :]
+
+
+def ddim_timesteps(steps: int, train_steps: int = 1000) -> list[int]:
+    """From noise to data: ..., 2 s + 1, s + 1, 1 with s = train_steps // steps: 996, 991, ... 1.
+
+    Warns where s * steps falls well short of train_steps: the clip would start from noise that the
+    network takes for half-done work.
+    """
+    stride = train_steps // steps
+    if stride * steps < 0.9 * train_steps:
+        better = [
+            n for n in range(1, train_steps + 1) if n * (train_steps // n) >= 0.9 * train_steps
+        ]
+        nearest = min(better, key=lambda n: abs(n - steps))
+        warnings.warn(
+            f"{steps} DDIM steps of {stride} cover only {stride * steps} of the {train_steps} "
+            f"training steps; take {nearest} steps instead",
+            stacklevel=2,
+        )
+    return [min(step * stride + 1, train_steps - 1) for step in reversed(range(steps))]
+
+
+def dpm_timesteps(steps: int, train_steps: int = 1000) -> list[int]:
+    """Evenly spaced from the last training step down, without 0: diffusers' "linspace"."""
+    spaced = torch.linspace(0, train_steps - 1, steps + 1, dtype=torch.float64).round().long()
+    return spaced.flip(0)[:-1].tolist()
+
+
+def add_noise(clean: Tensor, noise: Tensor, alpha: float) -> Tensor:
+    """Latents of which the share `alpha` is left (Ho et al. 2020, equation 4)."""
+    return math.sqrt(alpha) * clean + math.sqrt(1 - alpha) * noise
