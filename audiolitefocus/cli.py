@@ -4,6 +4,7 @@ import inspect
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+FILES = partial(typer.Option, rich_help_panel="Files")
+MODEL = partial(typer.Option, rich_help_panel="Model")
 
 
 class GroupedCommand(typer.core.TyperCommand):
@@ -79,56 +84,38 @@ def generate(
     prompt: Annotated[str | None, typer.Argument(help="The sound to make.")] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
+        FILES(
             "-o",
             "--output",
             "--out",
             help="Sound file (.wav, .flac, .ogg); with --prompts a folder. Default: a name made "
             "from the prompt and the seed, in the current folder.",
-            rich_help_panel="Files",
         ),
     ] = None,
     prompts: Annotated[
         Path | None,
-        typer.Option(
+        FILES(
             metavar="FILE",
             help="Prompts, one a line: TEXT, TEXT|NAME, or a JSON object with prompt, name and any "
             "option below. Clips that are finished already are kept.",
-            rich_help_panel="Files",
         ),
     ] = None,
     batch_size: Annotated[
-        int,
-        typer.Option(
-            help="Clips per batch with --prompts; does not change the results.",
-            rich_help_panel="Files",
-        ),
+        int, FILES(help="Clips per batch with --prompts; does not change the results.")
     ] = 1,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace files that exist.", rich_help_panel="Files")
-    ] = False,
+    force: Annotated[bool, FILES("--force", help="Replace files that exist.")] = False,
     model: Annotated[
         str,
-        typer.Option(
+        MODEL(
             help="demo, audioldm2, audioldm2-large, audioldm2-music, a converted folder, or a "
-            "hub repository OWNER/NAME.",
-            rich_help_panel="Model",
+            "hub repository OWNER/NAME."
         ),
     ] = "audioldm2",
-    device: Annotated[
-        str, typer.Option(help="auto, cuda, mps or cpu.", rich_help_panel="Model")
-    ] = "auto",
-    dtype: Annotated[
-        str,
-        typer.Option(help="float32, bfloat16, float16, or auto.", rich_help_panel="Model"),
-    ] = "auto",
+    device: Annotated[str, MODEL(help="auto, cuda, mps or cpu.")] = "auto",
+    dtype: Annotated[str, MODEL(help="float32, bfloat16, float16, or auto.")] = "auto",
     offload: Annotated[
         bool,
-        typer.Option(
-            "--offload",
-            help="Keep networks on the CPU, and on the device only while they run.",
-            rich_help_panel="Model",
-        ),
+        MODEL("--offload", help="Keep networks on the CPU, and on the device only while they run."),
     ] = False,
     **options: Any,
 ) -> None:

@@ -11,12 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from audiolitefocus.attention.settings import (
-    GRAMMAR,
-    Attention,
-    attention_text,
-    parse_attention,
-)
+from audiolitefocus.attention.settings import GRAMMAR, Attention, attention_text, parse_attention
 from audiolitefocus.validation import MAX_SECONDS, MIN_SECONDS, Choice, Custom, Number, Rule, shown
 
 if TYPE_CHECKING:

@@ -1,6 +1,4 @@
-"""Clips as files: what to make, under which name, and the JSON beside each that says how to make it
-again (its recipe).
-"""
+"""Clips as files: what to make, and the JSON beside each sound that says how to make it again."""
 
 import json
 import os
@@ -95,8 +93,7 @@ def prepare(
 
 
 def plan(prompt: str, path: Path | None, options: GenerationOptions, *, force: bool) -> ClipRequest:
-    """The clip to make of one prompt; its seed is random and its name made from the prompt if not
-    given.
+    """The clip to make of one prompt; by default with a random seed, and named after the prompt.
 
     Raises:
         ValueError, OSError: a file that cannot be written, or that exists while `force` is not set.
@@ -120,7 +117,7 @@ def _is_kept(path: Path) -> bool:
 
 
 def read_recipe(path: Path) -> dict:
-    """A clip's JSON; empty if the file is absent or something else."""
+    """A clip's recipe, the JSON beside it; empty if the file is absent or something else."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -167,9 +164,7 @@ def make_clips(
 
 
 def save_clip(pipe: AudioLDM2Pipeline, clip: ClipRequest, output: AudioOutput) -> None:
-    """Write a clip's sound and its recipe, both when both are whole, the recipe first: no sound is
-    ever there without one.
-    """
+    """Write a clip's sound and its recipe; they appear when both are whole, the recipe first."""
     path = check_sound_path(clip.path)
     with atomic_files(path.with_suffix(".json"), path) as (text, sound):
         encode_sound(sound, path, output.audios[0], output.sampling_rate)
@@ -192,7 +187,7 @@ def is_saved(pipe: AudioLDM2Pipeline, clip: ClipRequest) -> bool:
 
 
 def recipe(pipe: AudioLDM2Pipeline, clip: ClipRequest, output: AudioOutput, sound: Path) -> dict:
-    """Everything needed to make the clip again, and to know its sound file."""
+    """The JSON of a clip: how to make it again, and what its sound file is."""
     return {
         **_origin(pipe, clip),
         **_options_used(pipe, clip).to_json(),

@@ -1,9 +1,7 @@
-"""Runs of many clips: what is still missing, in batches of clips with equal options, made one after
-another, and how each ended.
+"""Runs of many clips: what is still missing is made in batches of clips with equal options.
 
-Processes of one machine share a run by torchrun's RANK and WORLD_SIZE alone. They do not talk to
-each other: a process that dies takes nothing with it but its share, and the next run makes what is
-missing.
+Processes of one machine share a run by torchrun's RANK and WORLD_SIZE alone, without talking to
+each other: where one dies, only its share stays undone, and the next run makes it.
 """
 
 import dataclasses

@@ -11,7 +11,7 @@ Every choice of one call is a field of `GenerationOptions`. This page is made fr
 ```python
 pipe("a bell over rain", num_inference_steps=25, sampler="dpm++")  # fields by name
 options = GenerationOptions(num_inference_steps=25, sampler="dpm++")
-pipe("a bell over rain", options=options, seed=7)                  # these options, and a change
+pipe("a bell over rain", options=options, seed=7)  # these options, and a change
 ```
 
 ```sh
