@@ -9,23 +9,51 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from audiolitefocus.attention.litefocus import LiteFocus
-    from audiolitefocus.pipeline import AudioLDM2Pipeline, AudioOutput
+    from audiolitefocus.attention.dense import dense_attention as dense_attention
+    from audiolitefocus.attention.litefocus import litefocus_attention as litefocus_attention
+    from audiolitefocus.attention.settings import LiteFocus as LiteFocus
+    from audiolitefocus.attention.settings import TokenMerging as TokenMerging
+    from audiolitefocus.checkpoints.bundle import load_component as load_component
+    from audiolitefocus.checkpoints.convert import convert_checkpoint as convert_checkpoint
+    from audiolitefocus.config import UNetConfig as UNetConfig
+    from audiolitefocus.models.condition import Condition as Condition
+    from audiolitefocus.models.unet import UNet as UNet
+    from audiolitefocus.models.vae import VAE as VAE
+    from audiolitefocus.models.vocoder import HiFiGAN as HiFiGAN
+    from audiolitefocus.options import GenerationOptions as GenerationOptions
+    from audiolitefocus.pipeline import AudioLDM2Pipeline as AudioLDM2Pipeline
+    from audiolitefocus.pipeline import AudioOutput as AudioOutput
 
 __version__ = "0.1.0"
-__all__ = ["AudioLDM2Pipeline", "AudioOutput", "LiteFocus", "__version__"]
 
+# Public names, and the modules that they are imported from when they are first used: so that
+# `audiolitefocus --help` loads no torch. Everything deeper may change.
 _HOMES = {
-    "LiteFocus": "attention.litefocus",
     "AudioLDM2Pipeline": "pipeline",
     "AudioOutput": "pipeline",
+    "GenerationOptions": "options",
+    "LiteFocus": "attention.settings",
+    "TokenMerging": "attention.settings",
+    "dense_attention": "attention.dense",
+    "litefocus_attention": "attention.litefocus",
+    "UNet": "models.unet",
+    "UNetConfig": "config",
+    "VAE": "models.vae",
+    "HiFiGAN": "models.vocoder",
+    "Condition": "models.condition",
+    "load_component": "checkpoints.bundle",
+    "convert_checkpoint": "checkpoints.convert",
 }
+
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str):
-    """Public names are imported when first used, so that `audiolitefocus --help` need not load
-    torch.
-    """
+    """A public name, imported now."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

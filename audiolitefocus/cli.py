@@ -1,12 +1,20 @@
 """The command line: audiolitefocus generate | convert | info. Parsing and printing only."""
 
-import secrets
+import inspect
 import sys
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
+
+from audiolitefocus.options import DEFAULTS, OPTIONS, SHORT, GenerationOptions, flag_of
+from audiolitefocus.validation import Choice, Custom, Number
+
+INTERRUPTED = 130  # exit status after Ctrl-C, as of shells
 
 app = typer.Typer(
     help="Text to audio with AudioLDM2, long clips made cheap by LiteFocus attention.",
@@ -17,174 +25,149 @@ app = typer.Typer(
 )
 
 
-@app.command()
+FILES = partial(typer.Option, rich_help_panel="Files")
+MODEL = partial(typer.Option, rich_help_panel="Model")
+
+
+class GroupedCommand(typer.core.TyperCommand):
+    """A command whose --help lists its options under captions, in plain text of any width."""
+
+    def format_options(self, ctx, formatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            if record := parameter.get_help_record(ctx):
+                caption = getattr(parameter, "rich_help_panel", None) or _caption(parameter)
+                groups.setdefault(caption, []).append(record)
+        for caption, records in groups.items():
+            with formatter.section(caption):
+                formatter.write_dl(records)
+
+
+def _caption(parameter) -> str:
+    return "Arguments" if parameter.param_type_name == "argument" else "Other"
+
+
+def takes_options(command: Callable) -> Callable:
+    """The command with a flag for each field of `GenerationOptions` in place of its **options."""
+    signature = inspect.signature(command)
+    own = list(signature.parameters.values())[:-1]
+    flags = [_flag(name) for name in OPTIONS]
+    command.__signature__ = signature.replace(parameters=[*own, *flags])  # type: ignore[attr-defined]
+    return command
+
+
+def _flag(name: str) -> inspect.Parameter:
+    option, default = OPTIONS[name], DEFAULTS[name]
+    info = typer.Option(
+        default,
+        flag_of(name),
+        help=option.help,
+        metavar=_metavar(option.rule),
+        rich_help_panel=option.group,
+    )
+    kind: Any = option.rule.kind
+    annotation = kind | None if default is None else kind
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=annotation
+    )
+
+
+def _metavar(rule: Number | Choice | Custom) -> str:
+    if isinstance(rule, Choice):
+        return "|".join(rule.names)
+    return f"{rule.low:g}..{rule.high:g}" if isinstance(rule, Number) else rule.metavar
+
+
+@app.command(cls=GroupedCommand)
+@takes_options
 def generate(
-    prompt: Annotated[str | None, typer.Argument(help="What should be heard.")] = None,
+    prompt: Annotated[str | None, typer.Argument(help="The sound to make.")] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
+        FILES(
             "-o",
             "--output",
             "--out",
-            help="Sound file (.wav, .flac, .ogg); with --prompts a folder. "
-            "Default: a name made of the prompt and the seed, here.",
+            help="Sound file (.wav, .flac, .ogg); with --prompts a folder. Default: a name made "
+            "from the prompt and the seed, in the current folder.",
         ),
     ] = None,
     prompts: Annotated[
         Path | None,
-        typer.Option(
-            help="A file of prompts instead, a line each: TEXT, TEXT|NAME or a JSON object with "
-            "prompt, name and settings. Clips that are there already are not made again."
+        FILES(
+            metavar="FILE",
+            help="Prompts, one a line: TEXT, TEXT|NAME, or a JSON object with prompt, name and any "
+            "option below. Clips that are finished already are kept.",
         ),
     ] = None,
     batch_size: Annotated[
-        int, typer.Option(help="With --prompts: clips to make together; they stay the same.")
+        int, FILES(help="Clips per batch with --prompts; does not change the results.")
     ] = 1,
+    force: Annotated[bool, FILES("--force", help="Replace files that exist.")] = False,
     model: Annotated[
         str,
-        typer.Option(
+        MODEL(
             help="demo, audioldm2, audioldm2-large, audioldm2-music, a converted folder, or a "
             "hub repository OWNER/NAME."
         ),
     ] = "audioldm2",
-    duration: Annotated[float | None, typer.Option(help="Seconds. Default: as trained.")] = None,
-    init_audio: Annotated[
-        str | None, typer.Option(metavar="FILE", help="A recording to make a variation of.")
-    ] = None,
-    strength: Annotated[
-        float | None,
-        typer.Option(help="Of the variation, up to 1, where the recording is forgotten [0.5]."),
-    ] = None,
-    inpaint: Annotated[
-        str | None,
-        typer.Option(
-            metavar="START:END",
-            help="Seconds of --init-audio to make anew; the rest stays as it is.",
-        ),
-    ] = None,
-    continue_audio: Annotated[
-        str | None,
-        typer.Option(
-            "--continue", metavar="FILE", help="A recording that goes on up to --duration."
-        ),
-    ] = None,
-    steps: Annotated[int, typer.Option(help="Denoising steps; dpm++ needs 20 to 25.")] = 200,
-    sampler: Annotated[str, typer.Option(help="ddim or dpm++.")] = "ddim",
-    eta: Annotated[float, typer.Option(help="Fresh noise in ddim, 0 to 1.")] = 1.0,
-    guidance_scale: Annotated[
-        float, typer.Option(help="How closely to follow the prompt; 1 is without guidance.")
-    ] = 3.5,
-    negative_prompt: Annotated[str | None, typer.Option(help="What to steer away from.")] = None,
-    unconditional: Annotated[
-        str, typer.Option(help="trained, or empty_prompt as diffusers does.")
-    ] = "trained",
-    candidates: Annotated[int, typer.Option(help="Clips to make; CLAP keeps the best.")] = 1,
-    seed: Annotated[
-        int | None,
-        typer.Option(help="Same seed, same clip. Default: random; with --prompts, by the text."),
-    ] = None,
-    attention: Annotated[
-        str,
-        typer.Option(
-            help="auto, dense, tome, litefocus[:RATIO[:DEEPEST]] or cross-frequency:RATIO."
-        ),
-    ] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
-    dtype: Annotated[
-        str, typer.Option(help="Of the denoiser: float32, bfloat16, float16, or auto.")
-    ] = "auto",
+    device: Annotated[str, MODEL(help="auto, cuda, mps or cpu.")] = "auto",
+    dtype: Annotated[str, MODEL(help="float32, bfloat16, float16, or auto.")] = "auto",
     offload: Annotated[
         bool,
-        typer.Option("--offload", help="Networks are on the device only while they work."),
+        MODEL("--offload", help="Keep networks on the CPU, and on the device only while they run."),
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
+    **options: Any,
 ) -> None:
     """Make sound files from prompts, each with a JSON file that says how to make it again."""
-    from audiolitefocus.options import Settings
-    from audiolitefocus.pipeline import AudioLDM2Pipeline
-
-    settings = Settings(
-        duration=duration,
-        init_audio=init_audio,
-        strength=strength,
-        inpaint=inpaint,
-        continue_audio=continue_audio,
-        steps=steps,
-        sampler=sampler,
-        eta=eta,
-        guidance_scale=guidance_scale,
-        negative_prompt=negative_prompt,
-        unconditional=unconditional,
-        candidates=candidates,
-        seed=secrets.randbits(32) if seed is None else seed,
-        attention=attention,
-    )
-
-    def load(device: str) -> AudioLDM2Pipeline:
-        return AudioLDM2Pipeline.from_pretrained(model, dtype=dtype, device=device, offload=offload)
-
+    chosen = GenerationOptions.make(None, {SHORT[name]: value for name, value in options.items()})
     if (prompt is None) == (prompts is None):
         raise ValueError("give either a prompt or --prompts FILE")
+
+    def load(device: str):
+        from audiolitefocus.pipeline import AudioLDM2Pipeline
+
+        return AudioLDM2Pipeline.from_pretrained(model, dtype=dtype, device=device, offload=offload)
+
     if prompt is not None:
-        _make_one(prompt, output, settings, lambda: load(device), force)
+        _make_one(prompt, output, chosen, lambda: load(device), force)
     if prompts is not None:
-        _make_many(
-            prompts,
-            output,
-            settings,
-            seed,
-            lambda ranks: load(ranks.device(device)),
-            batch_size,
-            force,
-        )
+        from audiolitefocus.batch.run import own_device
+
+        folder = output or Path(".")
+        _make_many(prompts, folder, chosen, lambda: load(own_device(device)), batch_size, force)
 
 
-def _make_one(prompt: str, output: Path | None, settings, load, force: bool) -> None:
+def _make_one(prompt: str, output: Path | None, options, load, force: bool) -> None:
     from tqdm import tqdm
 
-    from audiolitefocus.batch import clips as jobs
+    from audiolitefocus.batch import clips
 
-    clip = jobs.plan(prompt, output, settings, force=force)
+    clip = clips.plan(prompt, output, options, force=force)
     pipe = load()
-    with tqdm(
-        total=settings.steps_taken * settings.candidates,
-        desc=_printable(clip.path.name),
-        unit="step",
-    ) as bar:
-        (made,) = jobs.make_clips(
+    total = clip.options.steps_taken * clip.options.num_waveforms_per_prompt
+    with tqdm(total=total, desc=_printable(clip.path.name), unit="step") as bar:
+        (made,) = clips.make_clips(
             pipe,
             [clip],
             lambda step, timestep, latents: bar.update(len(latents)),
             lambda done, total: bar.set_postfix_str(f"decoding {done / total:.0%}"),
         )
-        jobs.save_clip(pipe, clip, made)
+        clips.save_clip(pipe, clip, made)
     typer.echo(_line(clip, made))
 
 
-def _make_many(
-    prompts: Path, folder: Path | None, settings, seed: int | None, load, batch_size: int, force
-) -> None:
+def _make_many(prompts: Path, folder: Path, options, load, batch_size: int, force: bool) -> None:
     from tqdm import tqdm
 
-    from audiolitefocus.batch.ranks import Ranks
-    from audiolitefocus.batch.run import Job, read_prompts
+    from audiolitefocus.batch.prompts import read_prompts
+    from audiolitefocus.batch.run import BatchRun, own_share, rank_and_world
 
-    clips = read_prompts(prompts, folder or Path("."), settings, seed=seed)
-    ranks = Ranks.join()
-    job = Job(load(ranks), clips, ranks, batch_size=batch_size, force=force)
-    with tqdm(
-        total=job.steps,
-        desc=_printable(prompts.name),
-        unit="step",
-        disable=not (ranks.first and job.batches),
-    ) as bar:
-
-        def on_progress(steps: int) -> None:
-            bar.update(steps - bar.n)
-
-        report = job.run(on_progress, lambda *clip: tqdm.write(_line(*clip)))
-    if not ranks.first:
-        return
+    clips = own_share(read_prompts(prompts, folder, options))
+    run = BatchRun(load(), clips, batch_size=batch_size, force=force)
+    silent = rank_and_world()[0] > 0 or not run.batches
+    with tqdm(total=run.steps, desc=_printable(prompts.name), unit="step", disable=silent) as bar:
+        report = run.run(bar.update, lambda *clip: tqdm.write(_line(*clip)))
     for path, reason in report.failed.items():
         typer.echo(_printable(f"failed: {path}: {reason}"), err=True)
     typer.echo(f"{len(report.made)} made, {len(report.kept)} there already")
@@ -193,14 +176,13 @@ def _make_many(
 
 
 def _line(clip, made) -> str:
-    """What is said of a clip that has been made."""
-    settings = clip.settings
-    best = "" if made.scores is None else f", CLAP {made.scores[0]:.3f}"
-    best = best and f"{best}, best of {settings.candidates}"
-    return _printable(f"{clip.path} (seed {settings.seed}{best})")
+    """What is printed of a clip that has been made."""
+    copies = clip.options.num_waveforms_per_prompt
+    best = "" if made.scores is None else f", CLAP {made.scores[0]:.3f}, best of {copies}"
+    return _printable(f"{clip.path} (seed {clip.seed}{best})")
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 def convert(
     source: Annotated[
         str,
@@ -241,7 +223,7 @@ def convert(
         typer.echo(_printable(f"  {line}"))
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 def info(folder: Annotated[str, typer.Argument(help="A bundle's folder, or demo.")]) -> None:
     """Print what a bundle is: networks, sizes, where it came from."""
     from audiolitefocus.checkpoints.describe import describe
@@ -251,14 +233,18 @@ def info(folder: Annotated[str, typer.Argument(help="A bundle's folder, or demo.
 
 
 def main() -> None:
-    """Entry point: errors that a user can mend are one line on stderr and a non-zero exit."""
+    """Entry point: errors that a user can mend are one line on stderr, with a non-zero exit."""
     warnings.showwarning = _show_warning
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        status = app(standalone_mode=False) or 0
+        if status == INTERRUPTED:  # how typer reports Ctrl-C; older versions raise Abort
+            raise KeyboardInterrupt
+        sys.exit(status)
     except (ValueError, OSError, MemoryError) as error:
         _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
-        _fail("cancelled", status=130)
+        print("cancelled", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         if not hasattr(error, "format_message"):  # what typer raises for bad options
             raise
@@ -275,5 +261,5 @@ def _show_warning(message, category, filename, lineno, file=None, line=None) -> 
 
 
 def _printable(text: str) -> str:
-    """Without control characters, which a terminal would obey, whoever wrote them."""
+    """The text without control characters, which a terminal would obey."""
     return "".join(c if c.isprintable() else "\ufffd" for c in text)

@@ -9,15 +9,16 @@ import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from audiolitefocus.attention.settings import (
-    GRAMMAR,
-    Attention,
-    attention_text,
-    parse_attention,
-)
+from audiolitefocus.attention.settings import GRAMMAR, Attention, attention_text, parse_attention
 from audiolitefocus.validation import MAX_SECONDS, MIN_SECONDS, Choice, Custom, Number, Rule, shown
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+Source: TypeAlias = "str | os.PathLike | np.ndarray | Tensor"  # of a recording: file or samples
 
 VARIATION_STRENGTH = 0.5  # of a variation, where no strength is given
 
@@ -102,7 +103,9 @@ class GenerationOptions:
     audio_length_in_s: float | None = _option(
         "Clip", None, Number(MIN_SECONDS, MAX_SECONDS), "Seconds; default: as trained.", "duration"
     )
-    init_audio: Any = _option("Recording", None, SOUND, "Recording to make a variation of.")
+    init_audio: "Source | None" = _option(
+        "Recording", None, SOUND, "Recording to make a variation of."
+    )
     strength: float | None = _option(
         "Recording",
         None,
@@ -113,7 +116,7 @@ class GenerationOptions:
     inpaint: tuple[float, float] | None = _option(
         "Recording", None, SPAN, "Part of the recording to replace; the rest stays unchanged."
     )
-    continue_audio: Any = _option(
+    continue_audio: "Source | None" = _option(
         "Recording", None, SOUND, "Recording to extend to the clip's length.", "continue"
     )
     num_inference_steps: int = _option(
@@ -155,7 +158,7 @@ class GenerationOptions:
         "Attention and decoding",
         "auto",
         ATTENTION,
-        "Self-attention; auto is dense up to the trained length and LiteFocus beyond it.",
+        f"Self-attention: {GRAMMAR}. auto is dense up to the trained length, LiteFocus beyond.",
     )
     decode: str = _option(
         "Attention and decoding",
@@ -210,7 +213,8 @@ class GenerationOptions:
             ValueError: an unknown name, with the nearest known one; or an invalid value, or
                 combination of values, by the names that the caller wrote.
         """
-        written, values = {}, {}
+        written: dict[str, str] = {}
+        values: dict[str, Any] = {}
         for name, value in changes.items():
             field = field_of(name)
             if field in values:
@@ -236,7 +240,7 @@ class GenerationOptions:
         return {**data, "attention": attention_text(self.attention)}
 
     @property
-    def recording(self) -> Any:
+    def recording(self) -> "Source | None":
         """The recording that the clip is made from: a file's name, samples, or None."""
         return self.continue_audio if self.init_audio is None else self.init_audio
 

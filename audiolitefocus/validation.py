@@ -122,9 +122,9 @@ class Number:
             f"{what} above {low}, at most {high}" if self.above else f"{what} from {low} to {high}"
         )
 
-    def __call__(self, value: object) -> int | float:
-        numbers_allowed = numbers.Integral if self.whole else numbers.Real
-        if isinstance(value, bool) or not isinstance(value, numbers_allowed):
+    def __call__(self, value: Any) -> int | float:
+        allowed: Any = numbers.Integral if self.whole else numbers.Real
+        if isinstance(value, bool) or not isinstance(value, allowed):
             raise ValueError(f"must be {self}")
         # NaN compares false; a huge int is compared before float() could overflow.
         if not self.low <= value <= self.high or (self.above and value == self.low):

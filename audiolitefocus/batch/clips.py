@@ -1,13 +1,12 @@
-"""Clips as files: what to make, under which name, and the JSON beside each that says how to make it
-again.
-"""
+"""Clips as files: what to make, and the JSON beside each sound that says how to make it again."""
 
 import json
 import os
 import re
+import secrets
 import unicodedata
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import soundfile
@@ -15,6 +14,7 @@ import torch
 
 from audiolitefocus import __version__
 from audiolitefocus.atomic import atomic_files, check_room
+from audiolitefocus.attention.settings import attention_text
 from audiolitefocus.audio.files import (
     SAMPLE_BYTES,
     SOUND_SUFFIXES,
@@ -25,76 +25,99 @@ from audiolitefocus.audio.files import (
 )
 from audiolitefocus.checkpoints.bundle import sha256
 from audiolitefocus.checkpoints.towers import transformers_version
-from audiolitefocus.checks import check_texts
-from audiolitefocus.codec.decode import OnWindow, nothing
 from audiolitefocus.diffusion.recording import changed_span
-from audiolitefocus.options import Settings, parse_attention
-from audiolitefocus.pipeline import AudioLDM2Pipeline, AudioOutput
+from audiolitefocus.options import NAMES, SHORT, GenerationOptions, OptionError
+from audiolitefocus.pipeline import AudioLDM2Pipeline, AudioOutput, Callback, OnBlock
+from audiolitefocus.validation import check_texts, shown
 
-DEVICES = re.compile("con|prn|aux|nul|(com|lpt)[1-9]")  # never files on Windows
+RESERVED = re.compile("con|prn|aux|nul|(com|lpt)[1-9]")  # names of devices on Windows
 
 
 @dataclass(frozen=True)
-class Clip:
-    """One clip to make, and where: a sound file, and beside it a JSON file."""
+class ClipRequest:
+    """One clip to make: a sound file, and beside it a JSON file.
+
+    Attributes:
+        options: with a seed, and with a file as recording if there is one.
+        recording_sha256, recording_seconds: of that file, when the clip was planned.
+    """
 
     prompt: str
     path: Path
-    settings: Settings
-    recording_sha256: str | None = None  # of `settings.recording` when the clip was planned
+    options: GenerationOptions
+    recording_sha256: str | None = None
+    recording_seconds: float | None = None
+
+    @property
+    def seed(self) -> int:
+        assert self.options.seed is not None, "a clip without a seed could not be made again"
+        return self.options.seed
 
 
 def slug(text: str, limit: int = 48) -> str:
-    """A file name without surprises: lower-case ASCII letters, digits and hyphens."""
+    """A safe file name: lower-case ASCII letters, digits and hyphens."""
     ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     words = re.sub(r"[^a-z0-9]+", "-", ascii_text).strip("-")
     words = words[:limit].rstrip("-") or "clip"
-    return f"{words}-clip" if DEVICES.fullmatch(words) else words
+    return f"{words}-clip" if RESERVED.fullmatch(words) else words
 
 
 def prepare(
-    prompt: str, path: Path, settings: Settings, digest: Callable[[Path], str] = sha256
-) -> Clip:
-    """A clip to make. Raises ValueError, before a model is loaded, for a recording that its header
-    tells to be no sound file, or not as long as the settings have it.
+    prompt: str, path: Path, options: GenerationOptions, digest: Callable[[Path], str] = sha256
+) -> ClipRequest:
+    """A clip to make, checked as far as that is possible without a model.
+
+    Args:
+        digest: of a recording's file.
+
+    Raises:
+        ValueError: a recording that is no sound file by its header, or that the options do not fit;
+            several negative prompts.
     """
-    if settings.recording is None:
-        return Clip(prompt, path, settings)
-    recording = Path(settings.recording)
+    negative = options.negative_prompt
+    if not isinstance(negative, (str, type(None))):
+        raise ValueError(f"negative_prompt {shown(list(negative))}: must be one text for a clip")
+    recording = options.recording
+    if recording is None:
+        return ClipRequest(prompt, path, options)
+    if not isinstance(recording, str):
+        raise ValueError("give the recording of a clip as a file: samples cannot be read again")
     samples, rate = sound_length(recording)
     try:
-        changed_span(samples, rate, settings.span, settings.duration)
+        changed_span(samples, rate, options.inpaint, options.audio_length_in_s)
+    except OptionError as error:
+        raise ValueError(f"{recording}: {error.renamed(SHORT)}") from None
     except ValueError as error:
         raise ValueError(f"{recording}: {error}") from None
-    return Clip(prompt, path, settings, digest(recording))
+    return ClipRequest(prompt, path, options, digest(Path(recording)), samples / rate)
 
 
-def plan(prompt: str, path: Path | None, settings: Settings, *, force: bool) -> Clip:
-    """The clip to make of a prompt given on the command line.
+def plan(prompt: str, path: Path | None, options: GenerationOptions, *, force: bool) -> ClipRequest:
+    """The clip to make of one prompt; by default with a random seed, and named after the prompt.
 
     Raises:
         ValueError, OSError: a file that cannot be written, or that exists while `force` is not set.
     """
     check_texts("prompt", prompt, empty=False)
-    path = path or Path(f"{slug(prompt)}-{settings.seed}.wav")
+    if options.seed is None:
+        options = replace(options, seed=secrets.randbits(32))
+    path = path or Path(f"{slug(prompt)}-{options.seed}.wav")
     check_sound_path(path)
-    taken = [other for other in (path, path.with_suffix(".json")) if _precious(other)]
+    taken = [other for other in (path, path.with_suffix(".json")) if _is_kept(other)]
     if taken and not force:
         raise ValueError(f"{taken[0]} exists; pass --force to replace it")
-    return prepare(prompt, path, settings)
+    return prepare(prompt, path, options)
 
 
-def _precious(path: Path) -> bool:
-    """Whether a file is there; but a clip's JSON without a sound is what a process left that was
-    killed between the two.
-    """
+def _is_kept(path: Path) -> bool:
+    """True for a file that exists, except a recipe without its sound, left by a killed process."""
     if path.suffix != ".json" or any(path.with_suffix(s).exists() for s in SOUND_SUFFIXES):
         return os.path.lexists(path)
     return os.path.lexists(path) and not {"prompt", "sha256"} <= read_recipe(path).keys()
 
 
 def read_recipe(path: Path) -> dict:
-    """A clip's JSON; empty where there is none, or another file."""
+    """A clip's recipe, the JSON beside it; empty if the file is absent or something else."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -102,54 +125,34 @@ def read_recipe(path: Path) -> dict:
     return found if isinstance(found, dict) else {}
 
 
-def seconds_asked(pipe: AudioLDM2Pipeline, settings: Settings) -> float:
-    """How long a clip becomes."""
-    if settings.duration is not None:
-        return settings.duration
-    if settings.recording is None:
-        return pipe.config.trained_seconds
-    samples, rate = sound_length(Path(settings.recording))
-    return samples / rate
-
-
 def make_clips(
-    pipe: AudioLDM2Pipeline, clips: list[Clip], on_step, on_window: OnWindow = nothing
+    pipe: AudioLDM2Pipeline,
+    clips: list[ClipRequest],
+    on_step: Callback | None = None,
+    on_block: OnBlock | None = None,
 ) -> list[AudioOutput]:
-    """Make clips, whose settings may differ in the seed alone, as one batch. Those without other
-    candidates are decoded when they are saved. `on_step` and `on_window`: the pipeline's.
+    """Make clips, whose options may differ in the seed alone, as one batch.
 
-    Raises OSError, before any work, if there is no room for the sounds.
+    A clip without other candidates is decoded when it is saved. `on_step` and `on_block` are the
+    pipeline's callbacks.
+
+    Raises:
+        OSError: no room for the sounds, before any work.
     """
-    settings = clips[0].settings
-    samples = ClipLength(seconds_asked(pipe, settings), pipe.config).samples
+    options, copies = clips[0].options, clips[0].options.num_waveforms_per_prompt
+    seconds = options.audio_length_in_s or clips[0].recording_seconds
+    samples = ClipLength(seconds or pipe.config.trained_seconds, pipe.config).samples
     check_room(clips[0].path.parent, len(clips) * samples * SAMPLE_BYTES)
+    streams = [torch.Generator().manual_seed(clip.seed) for clip in clips]
     output = pipe(
         [clip.prompt for clip in clips],
-        audio_length_in_s=settings.duration,
-        init_audio=settings.init_audio,
-        strength=settings.strength,
-        inpaint=settings.span,
-        continue_audio=settings.continue_audio,
-        num_inference_steps=settings.steps,
-        guidance_scale=settings.guidance_scale,
-        negative_prompt=settings.negative_prompt,
-        num_waveforms_per_prompt=settings.candidates,
-        eta=settings.eta,
-        generator=[
-            stream
-            for clip in clips
-            for stream in [torch.Generator().manual_seed(clip.settings.seed)] * settings.candidates
-        ],
-        sampler=settings.sampler,
-        attention=parse_attention(settings.attention),
-        unconditional=settings.unconditional,
+        options=options,
+        generator=[stream for stream in streams for _ in range(copies)],
         callback=on_step,
-        on_window=on_window,
-        output_type="blocks" if settings.candidates == 1 else "np",
+        on_block=on_block,
+        output_type="blocks" if copies == 1 else "np",  # candidates are ranked by whole waveforms
     )
-    parts = [
-        slice(i * settings.candidates, (i + 1) * settings.candidates) for i in range(len(clips))
-    ]
+    parts = [slice(n * copies, (n + 1) * copies) for n in range(len(clips))]
     return [
         replace(
             output,
@@ -160,10 +163,8 @@ def make_clips(
     ]
 
 
-def save_clip(pipe: AudioLDM2Pipeline, clip: Clip, output: AudioOutput) -> None:
-    """Write a clip's sound file and the JSON that describes it. Both appear when both are whole,
-    the JSON first: no sound is ever there without one.
-    """
+def save_clip(pipe: AudioLDM2Pipeline, clip: ClipRequest, output: AudioOutput) -> None:
+    """Write a clip's sound and its recipe; they appear when both are whole, the recipe first."""
     path = check_sound_path(clip.path)
     with atomic_files(path.with_suffix(".json"), path) as (text, sound):
         encode_sound(sound, path, output.audios[0], output.sampling_rate)
@@ -171,37 +172,26 @@ def save_clip(pipe: AudioLDM2Pipeline, clip: Clip, output: AudioOutput) -> None:
         text.write_text(description + "\n", encoding="utf-8")
 
 
-def is_saved(pipe: AudioLDM2Pipeline, clip: Clip) -> bool:
-    """Whether the sound file is there, and a JSON that describes this very file, made from the same
-    prompt, settings and model.
+def is_saved(pipe: AudioLDM2Pipeline, clip: ClipRequest) -> bool:
+    """True if the sound is there, and its recipe has the same prompt, options and model.
+
+    Recipes of older versions, with short names of options and without new ones, are understood.
     """
-    wanted = json.loads(json.dumps(ingredients(pipe, clip)))
     found = read_recipe(clip.path.with_suffix(".json"))
     try:
-        return wanted.items() <= found.items() and found.get("sha256") == sha256(clip.path)
-    except OSError:
+        made = GenerationOptions.make(None, {n: v for n, v in found.items() if n in NAMES})
+        same = made == _options_used(pipe, clip) and _origin(pipe, clip).items() <= found.items()
+        return same and found.get("sha256") == sha256(clip.path)
+    except (OSError, ValueError):
         return False
 
 
-def ingredients(pipe: AudioLDM2Pipeline, clip: Clip) -> dict:
-    """What decides how a clip sounds, up to rounding."""
+def recipe(pipe: AudioLDM2Pipeline, clip: ClipRequest, output: AudioOutput, sound: Path) -> dict:
+    """The JSON of a clip: how to make it again, and what its sound file is."""
     return {
-        "prompt": clip.prompt,
-        **asdict(clip.settings),
-        "duration": clip.settings.duration
-        or (None if clip.settings.init_audio else pipe.config.trained_seconds),
-        "recording_sha256": clip.recording_sha256,
-        "model": pipe.config.name,
-        "model_files": pipe.config.files,
-    }
-
-
-def recipe(pipe: AudioLDM2Pipeline, clip: Clip, output: AudioOutput, sound: Path) -> dict:
-    """Everything needed to make the clip again, and to know its sound file."""
-    ran = pipe.unet.attention
-    return {
-        **ingredients(pipe, clip),
-        "attention_ran": {"name": type(ran).__name__, **asdict(ran)} if ran else {"name": "dense"},
+        **_origin(pipe, clip),
+        **_options_used(pipe, clip).to_json(),
+        "attention_ran": attention_text(output.attention),
         "scores": None if output.scores is None else output.scores.tolist(),
         "samples": soundfile.info(sound).frames,
         "sampling_rate": output.sampling_rate,
@@ -214,3 +204,20 @@ def recipe(pipe: AudioLDM2Pipeline, clip: Clip, output: AudioOutput, sound: Path
             "transformers": transformers_version,
         },
     }
+
+
+def _origin(pipe: AudioLDM2Pipeline, clip: ClipRequest) -> dict:
+    """What decides how a clip sounds, besides its options."""
+    return {
+        "prompt": clip.prompt,
+        "recording_sha256": clip.recording_sha256,
+        "model": pipe.config.name,
+        "model_files": pipe.config.files,
+    }
+
+
+def _options_used(pipe: AudioLDM2Pipeline, clip: ClipRequest) -> GenerationOptions:
+    """The clip's options, with the length that is the default for this model."""
+    if clip.options.audio_length_in_s or clip.options.init_audio:
+        return clip.options
+    return replace(clip.options, audio_length_in_s=pipe.config.trained_seconds)

@@ -22,7 +22,7 @@ from audiolitefocus.codec.mel import log_mel
 from audiolitefocus.config import VocoderConfig
 from audiolitefocus.diffusion.inpaint import KnownLatents
 from audiolitefocus.models.vae import VAE
-from audiolitefocus.options import GenerationOptions
+from audiolitefocus.options import GenerationOptions, OptionError
 
 PEAK = 0.5  # of what the autoencoder was trained on: the original makes every clip this loud
 SILENCE = 1e-3  # recordings with a lower peak have no level to go by
@@ -153,8 +153,8 @@ def changed_span(
         raise ValueError(f"a recording of {there}: must have {MIN_SECONDS:g} s at least")
     if seconds is not None:
         if int(seconds * rate) <= recorded:
-            raise ValueError(
-                f"audio_length_in_s {seconds:g}: must be longer than the recording, {there}"
+            raise OptionError(
+                "{audio_length_in_s} {0:g}: must be longer than the recording, {1}", seconds, there
             )
         return recorded, int(seconds * rate)
     if inpaint is None:

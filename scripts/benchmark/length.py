@@ -19,9 +19,10 @@ from statistics import median
 import torch
 
 from audiolitefocus import AudioLDM2Pipeline
-from audiolitefocus.batch.clips import Clip, make_clips, save_clip
+from audiolitefocus.attention.settings import parse_attention
+from audiolitefocus.batch.clips import ClipRequest, make_clips, save_clip
 from audiolitefocus.codec import decode as decoding
-from audiolitefocus.options import Settings, parse_attention
+from audiolitefocus.options import GenerationOptions
 from scripts.benchmark.timing import machine, release, status
 
 SECONDS = (10.24, 60.0, 180.0, 600.0, 1800.0)
@@ -65,12 +66,16 @@ def measure(case: dict, model: str, steps: int, threads: int | None) -> dict:
     loaded, attention = status("RssAnon"), parse_attention(case["attention"])
     variant = pipe.choose_attention(attention, case["seconds"])
     demand = pipe.demand(case["seconds"], 1, 3.5, variant)
-    settings = Settings(
-        duration=case["seconds"], steps=steps, sampler="dpm++", attention=case["attention"]
+    options = GenerationOptions(
+        audio_length_in_s=case["seconds"],
+        num_inference_steps=steps,
+        sampler="dpm++",
+        attention=case["attention"],
+        seed=0,
     )
     ends: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        clip = Clip(PROMPT, Path(folder) / "x.wav", settings)
+        clip = ClipRequest(PROMPT, Path(folder) / "x.wav", options)
         with Phase() as denoising:
             (output,) = make_clips(pipe, [clip], lambda *_: ends.append(time.process_time()))
         with Phase() as saving:

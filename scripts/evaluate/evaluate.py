@@ -15,11 +15,12 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from audiolitefocus.attention.settings import parse_attention
 from audiolitefocus.audio.files import check_seconds
-from audiolitefocus.options import Settings, parse_attention
+from audiolitefocus.options import DEFAULTS, OPTIONS, SHORT, GenerationOptions, flag_of
 from scripts.evaluate.references import DEMO_WORLD, read_references
 from scripts.evaluate.results import Cell, Results, markdown, plot
-from scripts.evaluate.runner import Evaluation
+from scripts.evaluate.runner import MADE_WITH, Evaluation
 
 
 def options(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -34,9 +35,9 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--seconds", type=float, nargs="+", help="clip lengths; default: as trained")
     add("--attention", nargs="+", default=["auto"], help="auto, dense, tome, litefocus:RATIO, ...")
     add("--model", default="demo", help="the bundle that makes clips, and whose CLAP hears them")
-    add("--steps", type=int, default=200)
-    add("--sampler", default="ddim")
-    add("--guidance-scale", type=float, default=3.5)
+    for name in ("num_inference_steps", "sampler", "guidance_scale"):
+        option, default = OPTIONS[name], DEFAULTS[name]
+        add(flag_of(name), dest=SHORT[name], type=option.rule.kind, default=default)
     add("--seed", type=int, default=0, help="of the first clip; others follow")
     add("--batch-size", type=int, default=8)
     add("--embedder", help="audio model of transformers for FAD; default: the bundle's CLAP")
@@ -50,7 +51,7 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def check(chosen: argparse.Namespace) -> None:
-    """Raise ValueError for options that make no sense, before anything is loaded."""
+    """Raise ValueError for invalid options, before anything is loaded."""
     for text in chosen.attention:
         parse_attention(text)
     for seconds in chosen.seconds or ():
@@ -59,12 +60,7 @@ def check(chosen: argparse.Namespace) -> None:
         value = getattr(chosen, name)
         if value is not None and value < least:
             raise ValueError(f"{name} {value}: at least {least}")
-    Settings(
-        steps=chosen.steps,
-        sampler=chosen.sampler,
-        guidance_scale=chosen.guidance_scale,
-        seed=chosen.seed,
-    )
+    GenerationOptions.make(None, {name: getattr(chosen, name) for name in MADE_WITH})
     if chosen.reference != DEMO_WORLD:
         read_references(chosen.reference, sounds=chosen.reference_sounds)
 

@@ -5,15 +5,13 @@ import csv
 from dataclasses import replace
 from pathlib import Path
 
-import torch.distributed as dist
 from tqdm import tqdm
 
 from audiolitefocus.atomic import atomic_file
-from audiolitefocus.batch.clips import Clip, slug
-from audiolitefocus.batch.ranks import Ranks
-from audiolitefocus.batch.run import Job
+from audiolitefocus.batch.clips import ClipRequest, slug
+from audiolitefocus.batch.run import BatchRun
 from audiolitefocus.checkpoints.bundle import check_sha256
-from audiolitefocus.options import Settings
+from audiolitefocus.options import GenerationOptions
 from audiolitefocus.pipeline import AudioLDM2Pipeline
 from scripts.evaluate.embedders import Clap, Listener, Network, hear_all
 from scripts.evaluate.metrics import Heard, cosine_similarities, kl_divergences
@@ -114,19 +112,22 @@ class Evaluation:
     ) -> list[Path]:
         """A clip for every reference; only those that are not there yet are made."""
         chosen = {name: getattr(self.chosen, name) for name in MADE_WITH}
-        settings = Settings(duration=seconds, attention=attention, **chosen)
+        options = GenerationOptions.make(
+            None, {"duration": seconds, "attention": attention, **chosen}
+        )
         folder = self.chosen.out / label
         folder.mkdir(exist_ok=True)
         clips = [
-            Clip(
-                str(r.caption), folder / f"{r.name}.wav", replace(settings, seed=settings.seed + i)
+            ClipRequest(
+                str(r.caption),
+                folder / f"{r.name}.wav",
+                replace(options, seed=self.chosen.seed + i),
             )
             for i, r in enumerate(references)
         ]
-        alone = Ranks(dist.HashStore())
-        job = Job(self.pipe, clips, alone, batch_size=self.chosen.batch_size)
-        with tqdm(total=job.steps, desc=label, unit="step", disable=not job.batches) as bar:
-            report = job.run(lambda steps: bar.update(steps - bar.n))
+        run = BatchRun(self.pipe, clips, batch_size=self.chosen.batch_size)
+        with tqdm(total=run.steps, desc=label, unit="step", disable=not run.batches) as bar:
+            report = run.run(bar.update)
         for path, reason in report.failed.items():
             raise ValueError(f"{len(report.failed)} clips failed; {path}: {reason}")
         return [clip.path for clip in clips]

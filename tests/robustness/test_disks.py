@@ -22,7 +22,7 @@ import soundfile
 from audiolitefocus.audio.files import SOUND_SUFFIXES, write_sound
 from audiolitefocus.batch import clips as jobs
 from tests.support.children import FORK, PATIENCE, forked
-from tests.test_cli import QUICK, Result, run
+from tests.support.command import QUICK, Result, run
 
 T = TypeVar("T")
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audiolitefocus.config import demo_folder
+from tests.support.command import run
 from tests.support.hostile import (  # noqa: F401  (fixtures)
     HOSTILE,
     PLACES,
@@ -24,7 +25,6 @@ from tests.support.hostile import (  # noqa: F401  (fixtures)
     spoilt_json,
     spoilt_safetensors,
 )
-from tests.test_cli import run
 
 WEIGHTS = ("vocoder.safetensors", "projection.safetensors", "t5/model.safetensors")
 

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.command import Result, run
 from tests.support.hostile import (  # noqa: F401  (fixtures)
     HOSTILE,
     PLACES,
@@ -23,7 +24,6 @@ from tests.support.hostile import (  # noqa: F401  (fixtures)
     spoilt_json,
     spoilt_safetensors,
 )
-from tests.test_cli import Result, run
 
 SOURCES = ("unet", "vae", "vocoder", "projection_model", "text_encoder", "text_encoder_2")
 SOURCE_FILES = (

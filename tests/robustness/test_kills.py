@@ -14,12 +14,12 @@ import pytest
 import soundfile
 
 from audiolitefocus import AudioLDM2Pipeline
-from audiolitefocus.batch.clips import Clip, is_saved, read_recipe, save_clip
+from audiolitefocus.batch.clips import ClipRequest, is_saved, read_recipe, save_clip
 from audiolitefocus.checkpoints.bundle import sha256
-from audiolitefocus.options import Settings
+from audiolitefocus.options import GenerationOptions
 from audiolitefocus.pipeline import AudioOutput
 from tests.support.children import FILE_EVENTS, FORK, at_once, forked, hidden, moments
-from tests.test_cli import QUICK, run
+from tests.support.command import QUICK, run
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def described(sound: Path) -> bool:
 
 
 def test_a_new_clip_killed_at_any_moment(pipe, tmp_path):
-    clip, seen = Clip("a", tmp_path / "a.wav", Settings()), set()
+    clip, seen = ClipRequest("a", tmp_path / "a.wav", GenerationOptions(seed=0)), set()
     for _ in moments(lambda: save_clip(pipe, clip, loud(0.5))):
         there = {path.suffix for path in tmp_path.iterdir() if path.name[0] != "."}
         seen.add(frozenset(there))
@@ -49,7 +49,7 @@ def test_a_new_clip_killed_at_any_moment(pipe, tmp_path):
 
 def test_a_clip_made_anew_is_killed_at_any_moment(pipe, tmp_path):
     """There is always a sound, and one without its own JSON is not taken for finished."""
-    clip, seen = Clip("a", tmp_path / "a.wav", Settings()), set()
+    clip, seen = ClipRequest("a", tmp_path / "a.wav", GenerationOptions(seed=0)), set()
     save_clip(pipe, clip, loud(0.25))
     for _ in moments(lambda: save_clip(pipe, clip, loud(0.5))):
         samples, _ = soundfile.read(clip.path)
@@ -61,7 +61,7 @@ def test_a_clip_made_anew_is_killed_at_any_moment(pipe, tmp_path):
 
 
 def test_two_processes_write_the_same_clip(pipe, tmp_path):
-    clip = Clip("a", tmp_path / "a.wav", Settings())
+    clip = ClipRequest("a", tmp_path / "a.wav", GenerationOptions(seed=0))
     works = [lambda s=s: save_clip(pipe, clip, loud(s, 160_000)) for s in (0.25, 0.5, 0.75)]
     for _ in range(10):
         assert at_once(*works) == [0, 0, 0]

@@ -170,7 +170,7 @@ def test_a_grid_from_prompts_goes_on_where_it_stopped(classifier, tmp_path, monk
     assert cells[0] == dense and len(heard) == 6
     assert all(path.stat().st_mtime_ns == kept[path] for path in kept)
     ratio = json.loads((out / "cross-frequency-0-5-0.32" / "10000000.json").read_text())
-    assert ratio["attention_ran"]["same_frequency"] is False
+    assert ratio["attention_ran"] == "cross-frequency:0.5"
     for cell in cells[1:]:
         for metric, difference in cell.over_dense.items():
             apart = getattr(cell, metric).value - getattr(dense, metric).value
@@ -196,7 +196,7 @@ def test_results_with_other_settings_are_not_mixed(classifier, tmp_path):
     "arguments,message",
     [
         (("--attention", "sparse"), "attention 'sparse'"),
-        (("--attention", "cross-frequency:0"), "nothing to attend to"),
+        (("--attention", "cross-frequency:0"), "no key is left"),
         (("--seconds", "0"), "duration 0.0"),
         (("--clips", "1"), "clips 1: at least 2"),
         (("--sounds", "nowhere"), "nowhere is not a folder"),

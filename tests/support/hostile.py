@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from tests.test_cli import QUICK, Result
+from tests.support.command import QUICK, Result
 
 TINY = (*QUICK, "--steps", "1", "--duration", "0.32", "--force", "-o", "x.wav")
 SPARE = 3 << 29  # bytes that a command may allocate beyond what the tests have already

@@ -7,20 +7,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiolitefocus import AudioLDM2Pipeline
-from audiolitefocus.batch.clips import Settings
-from audiolitefocus.batch.run import read_prompts
+from audiolitefocus import AudioLDM2Pipeline, GenerationOptions
+from audiolitefocus.batch.prompts import read_prompts
+from audiolitefocus.batch.run import BatchRun
 from audiolitefocus.checkpoints.bundle import sha256
-from tests.batch.test_batch import job, prompts
-from tests.test_cli import assert_refused, run
+from audiolitefocus.options import OPTIONS
+from tests.support.command import assert_refused, run
 
 RATE = 16000
 QUICK = ("--model", "demo", "--device", "cpu", "--steps", "4", "--seed", "7")
-
-
-@pytest.fixture(scope="module")
-def pipe(tiny_bundle):
-    return AudioLDM2Pipeline.from_pretrained(tiny_bundle, device="cpu")
 
 
 def record(path: Path, seconds: float = 1.0, rate: int = RATE) -> np.ndarray:
@@ -45,9 +40,9 @@ def test_inpainting_keeps_sixteen_bits_outside_of_the_span(tmp_path):
     assert samples.shape == recorded.shape
     changed = (samples != recorded).nonzero()[0]
     assert 4800 <= changed.min() and changed.max() < 8000 and len(changed) > 3000
-    assert (recipe["init_audio"], recipe["inpaint"]) == ("in.flac", "0.3:0.5")
+    assert (recipe["init_audio"], recipe["inpaint"]) == ("in.flac", [0.3, 0.5])
     assert recipe["recording_sha256"] == sha256(tmp_path / "in.flac")
-    assert recipe["duration"] is None and recipe["samples"] == RATE
+    assert recipe["audio_length_in_s"] is None and recipe["samples"] == RATE
 
 
 def test_a_recording_is_continued(tmp_path):
@@ -55,7 +50,7 @@ def test_a_recording_is_continued(tmp_path):
     samples, recipe, _ = made(tmp_path, "--continue", "in.wav", "--duration", "1.6")
     assert len(samples) == 25600 and samples[RATE:].std() > 0
     np.testing.assert_array_equal(samples[:RATE], recorded)
-    assert (recipe["continue_audio"], recipe["duration"]) == ("in.wav", 1.6)
+    assert (recipe["continue_audio"], recipe["audio_length_in_s"]) == ("in.wav", 1.6)
 
 
 def test_a_variation_of_another_rate_shows_the_steps_it_takes(tmp_path):
@@ -65,46 +60,50 @@ def test_a_variation_of_another_rate_shows_the_steps_it_takes(tmp_path):
     assert "3/3" in shown
 
 
-def test_a_recipe_is_a_line_of_prompts(tmp_path):
-    """The settings that were written are settings that can be read."""
+@pytest.fixture
+def read_at(write_prompts, tmp_path, monkeypatch):
+    """Reads lines of prompts in the temporary folder."""
+
+    def read(*lines: str):
+        monkeypatch.chdir(tmp_path)
+        options = GenerationOptions(num_inference_steps=2)
+        return read_prompts(write_prompts(*lines), tmp_path / "out", options)
+
+    return read
+
+
+def test_a_recipe_is_a_line_of_prompts(read_at, tmp_path):
+    """The options that were written are options that can be read."""
     record(tmp_path / "in.wav")
     _, recipe, _ = made(tmp_path, "--init-audio", "in.wav", "--inpaint", "0:0.5")
-    fields = ("prompt", *Settings.__dataclass_fields__)
-    line = json.dumps({name: recipe[name] for name in fields} | {"init_audio": "in.wav"})
-    (clip,) = read_at(tmp_path, line)
-    assert clip.settings.span == (0.0, 0.5)
+    (clip,) = read_at(json.dumps({name: recipe[name] for name in ("prompt", *OPTIONS)}))
+    assert clip.options.inpaint == (0.0, 0.5) and clip.recording_seconds == 1.0
 
 
-def read_at(folder: Path, *lines: str):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        return read_prompts(prompts(folder, *lines), folder / "out", Settings(steps=2))
-
-
-def test_a_changed_recording_is_a_changed_clip(pipe, tmp_path):
+def test_a_changed_recording_is_a_changed_clip(pipe, read_at, tmp_path):
     record(tmp_path / "in.wav")
     path = str(tmp_path / "in.wav")
     line = json.dumps({"prompt": "rain", "init_audio": path, "strength": 0.5, "candidates": 2})
     other = json.dumps({"prompt": "a bell", "init_audio": path, "inpaint": "0.2:0.4"})
     same = json.dumps({"prompt": "wind", "init_audio": path, "strength": 0.5, "candidates": 2})
-    clips = read_at(tmp_path, line, other, same)
+    clips = read_at(line, other, same)
     seen = []
-    planned = job(pipe, clips, batch_size=4)
+    planned = BatchRun(pipe, clips, batch_size=4)
     assert [len(batch) for batch in planned.batches] == [2, 1] and planned.steps == 2 + 2 + 2
     report = planned.run(seen.append)
-    assert len(report.made) == 3 and not report.failed and seen[-1] == planned.steps
-    assert len(job(pipe, read_at(tmp_path, line, other, same)).report.kept) == 3
+    assert len(report.made) == 3 and not report.failed and sum(seen) == planned.steps
+    assert len(BatchRun(pipe, read_at(line, other, same)).report.kept) == 3
     soundfile.write(tmp_path / "in.wav", np.zeros(RATE, np.int16), RATE)
-    assert not job(pipe, read_at(tmp_path, line, other, same)).report.kept
+    assert not BatchRun(pipe, read_at(line, other, same)).report.kept
 
 
-def test_a_recording_that_vanishes_fails_its_clips_alone(pipe, tmp_path):
+def test_a_recording_that_vanishes_fails_its_clips_alone(pipe, read_at, tmp_path):
     record(tmp_path / "in.wav")
     line = json.dumps({"prompt": "rain", "init_audio": str(tmp_path / "in.wav")})
     short = json.dumps({"prompt": "wind", "duration": 0.64})
-    clips = read_at(tmp_path, line, short)
+    clips = read_at(line, short)
     (tmp_path / "in.wav").unlink()
-    report = job(pipe, clips).run()
+    report = BatchRun(pipe, clips).run()
     assert report.made == [str(clips[1].path)]
     assert "no such file" in report.failed[str(clips[0].path)]
 
@@ -112,7 +111,7 @@ def test_a_recording_that_vanishes_fails_its_clips_alone(pipe, tmp_path):
 REFUSALS = {
     "strength 0": (["--init-audio", "in.wav", "--strength", "0"], "strength 0"),
     "strength 1.5": (["--init-audio", "in.wav", "--strength", "1.5"], "strength 1.5"),
-    "strength of a step": (["--init-audio", "in.wav", "--strength", "0.1"], "one whole step"),
+    "strength of a step": (["--init-audio", "in.wav", "--strength", "0.1"], "less than one step"),
     "strength alone": (["--strength", "0.5"], "init_audio"),
     "inpaint alone": (["--inpaint", "0:1"], "init_audio"),
     "no span": (["--init-audio", "in.wav", "--inpaint", "1"], "START:END"),
@@ -120,9 +119,15 @@ REFUSALS = {
     "reversed": (["--init-audio", "in.wav", "--inpaint", "0.6:0.3"], "must end after"),
     "outside": (["--init-audio", "in.wav", "--inpaint", "0.6:3"], "in.wav: inpaint up to 3 s"),
     "both": (["--init-audio", "in.wav", "--continue", "in.wav"], "either"),
-    "duration": (["--init-audio", "in.wav", "--duration", "3"], "continue_audio"),
+    "duration": (
+        ["--init-audio", "in.wav", "--duration", "3"],
+        "duration cannot be set with init_audio; use continue",
+    ),
     "no duration": (["--continue", "in.wav"], "duration"),
-    "duration too short": (["--continue", "in.wav", "--duration", "0.5"], "longer than"),
+    "duration too short": (
+        ["--continue", "in.wav", "--duration", "0.5"],
+        "duration 0.5: must be longer than the recording",
+    ),
     "absent": (["--init-audio", "no.wav"], "no.wav: no such file"),
     "nameless": (["--init-audio", ""], "init_audio ''"),
     "a folder": (["--init-audio", "."], "no such file"),
@@ -155,7 +160,7 @@ def test_bad_options_are_refused_before_a_model_is_loaded(case, files, tmp_path,
 
 
 @pytest.mark.parametrize("field", [{"init_audio": 3}, {"continue_audio": ["x"]}, {"inpaint": 5}])
-def test_a_bad_line_is_refused_by_its_number(field, tmp_path):
+def test_a_bad_line_is_refused_by_its_number(field, read_at):
     line = json.dumps({"prompt": "x", "init_audio": "x.wav", **field})
     with pytest.raises(ValueError, match=f"line 1: {next(iter(field))} .*must be"):
-        read_at(tmp_path, line)
+        read_at(line)

@@ -1,0 +1,82 @@
+"""Clips as files: names, recipes of this and of older versions, and appearing together."""
+
+import json
+
+import numpy as np
+import pytest
+
+from audiolitefocus import AudioOutput, GenerationOptions, LiteFocus
+from audiolitefocus.batch.clips import ClipRequest, is_saved, save_clip, slug
+
+QUICK = GenerationOptions(audio_length_in_s=0.64, num_inference_steps=2, seed=3)
+SOUND = AudioOutput(np.eye(1, 160, dtype=np.float32), 16000)
+
+
+def test_names_of_files_are_safe():
+    assert slug("A Bell, over rain!") == "a-bell-over-rain"
+    assert slug("../../etc/passwd") == "etc-passwd" and slug("🎸") == "clip"
+    assert slug("CON") == "con-clip" and len(slug("dog " * 99)) <= 48
+
+
+def test_a_sound_and_its_json_appear_together(pipe, tmp_path, monkeypatch):
+    clip, sounds = ClipRequest("a", tmp_path / "a.wav", QUICK), np.eye(2, 160, dtype=np.float32)
+    save_clip(pipe, clip, AudioOutput(sounds[:1], 16000))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def interrupted(*_):
+        raise SystemExit
+
+    monkeypatch.setattr("audiolitefocus.batch.clips.recipe", interrupted)
+    with pytest.raises(SystemExit):
+        save_clip(pipe, clip, AudioOutput(sounds[1:], 16000))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+CHANGES = {
+    "prompt": ("b", {}),
+    "a number": ("a", {"eta": 0.5}),
+    "attention": ("a", {"attention": LiteFocus(sparse_ratio=0.2)}),
+    "negative prompt": ("a", {"negative_prompt": ""}),
+    "length": ("a", {"duration": None}),
+    "seed": ("a", {"seed": 4}),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_a_clip_of_another_prompt_or_other_options_is_not_the_same(case, pipe, tmp_path):
+    prompt, changes = CHANGES[case]
+    clip = ClipRequest("a", tmp_path / "a.wav", QUICK)
+    save_clip(pipe, clip, SOUND)
+    assert is_saved(pipe, clip)
+    other = ClipRequest(prompt, clip.path, GenerationOptions.make(QUICK, changes))
+    assert not is_saved(pipe, other)
+    save_clip(pipe, other, SOUND)
+    assert is_saved(pipe, other) and not is_saved(pipe, clip)
+
+
+def test_a_recipe_of_an_older_version_is_understood(pipe, tmp_path):
+    options = GenerationOptions.make(QUICK, {"candidates": 2, "attention": "litefocus:0.2"})
+    clip = ClipRequest("a", tmp_path / "a.wav", options)
+    save_clip(pipe, clip, SOUND)
+    path = clip.path.with_suffix(".json")
+    older = json.loads(path.read_text())
+    for field, short in (
+        ("audio_length_in_s", "duration"),
+        ("num_inference_steps", "steps"),
+        ("num_waveforms_per_prompt", "candidates"),
+    ):
+        older[short] = older.pop(field)
+    del older["decode"]
+    path.write_text(json.dumps(older))
+    assert is_saved(pipe, clip)
+    path.write_text(json.dumps({**older, "steps": 3}))
+    assert not is_saved(pipe, clip)
+
+
+@pytest.mark.parametrize("changes", [{"steps": "many"}, {"sha256": None}, {"prompt": ["a"]}])
+def test_a_recipe_that_was_tampered_with_counts_as_missing(changes, pipe, tmp_path):
+    clip = ClipRequest("a", tmp_path / "a.wav", QUICK)
+    save_clip(pipe, clip, SOUND)
+    path = clip.path.with_suffix(".json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    assert not is_saved(pipe, clip)
