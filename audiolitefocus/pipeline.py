@@ -14,7 +14,7 @@ from torch import Tensor
 from audiolitefocus.attention.litefocus import LiteFocus
 from audiolitefocus.audio.files import ClipLength
 from audiolitefocus.checkpoints.bundle import check_sha256, load_component, load_config
-from audiolitefocus.checkpoints.resolve import choose_device, choose_dtype, locate
+from audiolitefocus.checkpoints.resolve import choose_device, choose_dtype, resolve_bundle
 from audiolitefocus.checkpoints.towers import TOWERS
 from audiolitefocus.checks import (
     OUTPUT_TYPES,
@@ -115,7 +115,7 @@ class AudioLDM2Pipeline:
         """
         place = choose_device(device)
         chosen = choose_dtype(torch_dtype if dtype is None else dtype, place)
-        folder = locate(
+        folder = resolve_bundle(
             model,
             revision=revision,
             cache_dir=cache_dir,
