@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from audiolitefocus.audio.files import ClipLength
+from audiolitefocus.audio.length import ClipLength
 from audiolitefocus.checkpoints.bundle import open_safetensors
 from audiolitefocus.codec.tiling import WINDOW_FRAMES, reach
 from audiolitefocus.config import BundleConfig, UNetConfig, VAEConfig, VocoderConfig

@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor
 
 from audiolitefocus.attention.litefocus import LiteFocus
-from audiolitefocus.audio.files import ClipLength
+from audiolitefocus.audio.length import ClipLength
 from audiolitefocus.checkpoints.bundle import check_sha256, load_component, load_config
 from audiolitefocus.checkpoints.resolve import choose_device, choose_dtype, resolve_bundle
 from audiolitefocus.checkpoints.towers import TOWERS

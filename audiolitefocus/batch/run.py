@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from audiolitefocus.audio.files import SOUND_SUFFIXES, check_writable
+from audiolitefocus.atomic import check_writable
+from audiolitefocus.audio.files import SOUND_SUFFIXES
 from audiolitefocus.batch.clips import Clip, is_saved, make_clips, prepare, save_clip, slug
 from audiolitefocus.batch.ranks import Ranks
 from audiolitefocus.checkpoints.bundle import sha256

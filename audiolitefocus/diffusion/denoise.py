@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from audiolitefocus.audio.files import ClipLength
+from audiolitefocus.audio.length import ClipLength
 from audiolitefocus.checks import check_finite
 from audiolitefocus.config import ScheduleConfig
 from audiolitefocus.diffusion import samplers as sampling

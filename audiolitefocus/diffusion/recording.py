@@ -16,13 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from audiolitefocus.audio.files import (
-    MAX_SECONDS,
-    MIN_SECONDS,
-    check_seconds,
-    read_sound,
-    seconds_of,
-)
+from audiolitefocus.audio.files import read_sound
+from audiolitefocus.audio.length import MAX_SECONDS, MIN_SECONDS, check_seconds, seconds_of
 from audiolitefocus.checks import check_number
 from audiolitefocus.codec.decode import encode_mel
 from audiolitefocus.codec.mel import log_mel

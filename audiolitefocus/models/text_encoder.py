@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from audiolitefocus.audio.files import resample
+from audiolitefocus.audio.resample import resample
 from audiolitefocus.checkpoints.towers import (
     TOWERS,
     check_towers,

@@ -15,7 +15,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from audiolitefocus.audio.files import check_seconds
+from audiolitefocus.audio.length import check_seconds
 from audiolitefocus.options import Settings, parse_attention
 from scripts.evaluate.references import DEMO_WORLD, read_references
 from scripts.evaluate.results import Cell, Results, markdown, plot
