@@ -13,7 +13,8 @@ from einops import rearrange
 from torch import Tensor
 
 from audiolitefocus.attention.settings import Attention, LiteFocus
-from audiolitefocus.audio.files import ClipLength, write_sound
+from audiolitefocus.audio.files import write_sound
+from audiolitefocus.audio.length import ClipLength
 from audiolitefocus.checkpoints.bundle import load_component, load_config
 from audiolitefocus.checkpoints.resolve import resolve_bundle
 from audiolitefocus.checkpoints.towers import load_text_encoder

@@ -1,24 +1,19 @@
-"""From the name of a model to the folder of its bundle."""
+"""A model's name, folder or hub repository -> its bundle's folder."""
 
 import os
 from pathlib import Path
+from typing import Any
 
 from audiolitefocus.checkpoints.hub import fetch
 from audiolitefocus.config import MODELS, demo_folder
 
 
-def resolve_bundle(
-    model: str | os.PathLike,
-    *,
-    revision: str | None = None,
-    cache_dir: str | os.PathLike | None = None,
-    local_files_only: bool = False,
-    token: str | bool | None = None,
-) -> Path:
-    """The folder of a model's bundle; a hub repository is fetched and converted once.
+def resolve_bundle(model: str | os.PathLike, **hub: Any) -> Path:
+    """The folder of a model's bundle; a hub repository is downloaded and converted at first use.
 
     Args:
         model: a name of `config.MODELS`, a folder, or "owner/name" on the hub.
+        hub: `hub.fetch`'s revision, cache_dir, local_files_only and token.
 
     Raises:
         ValueError: no such model; the message lists the names.
@@ -26,11 +21,8 @@ def resolve_bundle(
     name = os.fspath(model)
     if name == "demo":
         return demo_folder()
-    if (
-        name
-        and Path(name).is_dir()
-        and (name not in MODELS or (Path(name) / "config.json").exists())
-    ):
+    # A folder that happens to be called "audioldm2" is the model only if it is a bundle.
+    if name and Path(name).is_dir() and (name not in MODELS or Path(name, "config.json").exists()):
         return Path(name)
     repo = MODELS[name].repo if name in MODELS else name
     if repo is None or repo.count("/") != 1 or repo.startswith((".", "/", "~")):
@@ -38,22 +30,20 @@ def resolve_bundle(
             f"model {name!r}: no such folder, and none of the names {', '.join(MODELS)}; "
             f"a hub repository is OWNER/NAME"
         )
-    snapshot = fetch(
-        repo, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token
-    )
-    return converted(repo, snapshot)
+    return _converted(repo, fetch(repo, **hub), hub)
 
 
-def converted(repo: str, snapshot: Path) -> Path:
-    """The bundle beside a hub snapshot in the hub's cache, converted now if it is not there."""
-    from audiolitefocus.checkpoints.convert import convert_checkpoint  # which most calls never need
-
+def _converted(repo: str, snapshot: Path, hub: dict) -> Path:
+    """The bundle made from a hub snapshot, in the hub's cache beside the snapshots."""
     bundle = snapshot.parent.parent / "audiolitefocus" / snapshot.name
-    if not (bundle / "config.json").is_file():
-        bundle.parent.mkdir(exist_ok=True)
-        try:
-            convert_checkpoint(snapshot, bundle, name=repo)
-        except ValueError:
-            if not (bundle / "config.json").is_file():  # another process may have been first
-                raise
+    if (bundle / "config.json").is_file():
+        return bundle
+    from audiolitefocus.checkpoints.convert import convert_checkpoint  # not needed to load a bundle
+
+    bundle.parent.mkdir(exist_ok=True)
+    try:
+        convert_checkpoint(snapshot, bundle, name=repo, **hub)
+    except ValueError:
+        if not (bundle / "config.json").is_file():  # else another process was faster
+            raise
     return bundle

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from audiolitefocus.audio.files import MAX_SECONDS, MIN_SECONDS, read_sound, seconds_of
+from audiolitefocus.audio.files import read_sound
+from audiolitefocus.audio.length import MAX_SECONDS, MIN_SECONDS, seconds_of
 from audiolitefocus.codec.decode import encode_mel
 from audiolitefocus.codec.mel import log_mel
 from audiolitefocus.config import VocoderConfig
