@@ -8,13 +8,14 @@ from safetensors.torch import load_file
 
 from audiolitefocus.checkpoints import convert
 from audiolitefocus.checkpoints.bundle import build, load_component, load_config, sha256
-from audiolitefocus.checkpoints.convert import convert_checkpoint, mapping
+from audiolitefocus.checkpoints.convert import convert_checkpoint
 from audiolitefocus.checkpoints.convert import diffusers_keys as diffusers
 from audiolitefocus.checkpoints.convert import original_keys as original
-from audiolitefocus.checkpoints.convert.original_config import Shapes, unet_config
+from audiolitefocus.checkpoints.convert.mapping import table_for
+from audiolitefocus.checkpoints.convert.original_config import Shapes, unet_from_shapes
 from audiolitefocus.checkpoints.convert.towers import window_positions
+from audiolitefocus.checkpoints.towers import TOWERS, load_tokenizer, load_tower
 from audiolitefocus.config import BundleConfig, UNetConfig
-from audiolitefocus.models.text_encoder import TOWERS, load_tokenizer, load_tower
 from tests.support.checkpoints import (
     NETWORKS,
     T5,
@@ -51,10 +52,10 @@ def test_original_unet_keys_and_config(kind):
     prefix = original.PREFIXES["unet"]
     keys = {k.removeprefix(prefix): s for k, s in published_keys()[kind].items() if prefix in k}
     tensors = {key: torch.empty(shape, device="meta") for key, shape in keys.items()}
-    config, _ = unet_config(Shapes("", tensors))
+    config, _ = unet_from_shapes(Shapes("", tensors))
     assert config == PUBLISHED[kind]
     targets = build("unet", BundleConfig(unet=config)).state_dict()
-    table = mapping.table_for(targets, original.unet_modules(config))
+    table = table_for(targets, original.original_unet_modules(config))
     assert table.keys() == targets.keys()
     assert sorted(table.values()) == sorted(keys)
 
@@ -65,7 +66,7 @@ def test_every_parameter_has_one_source(layout, config):
     bundle = BundleConfig(unet=config)
     for name in ("unet", "vae", "vocoder"):
         targets = build(name, bundle).state_dict()
-        table = mapping.table_for(targets, layout.MODULES[name](getattr(bundle, name)))
+        table = table_for(targets, layout.MODULES[name](getattr(bundle, name)))
         assert table.keys() == targets.keys()
         assert len(set(table.values())) == len(table)
 

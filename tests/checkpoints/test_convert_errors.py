@@ -149,7 +149,7 @@ def test_speech(folder, tmp_path):
         ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, "prediction_type"),
         ("scheduler/scheduler_config.json", {"beta_schedule": "linear"}, "beta_schedule"),
         ("projection_model/config.json", {"use_learned_position_embedding": True}, "learned_pos"),
-        ("language_model/config.json", {"n_embd": 128}, "widths.*GPT-2: 128 against 64"),
+        ("language_model/config.json", {"n_embd": 128}, "source: .*towers.*GPT-2: 128 against 64"),
         ("text_encoder/config.json", {"text_config": {"hidden_size": "x"}}, "no ClapModel"),
     ],
 )

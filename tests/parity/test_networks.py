@@ -11,11 +11,14 @@ from torch import nn
 from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
 from audiolitefocus.checkpoints.bundle import build
-from audiolitefocus.checkpoints.convert import diffusers_config as settings
 from audiolitefocus.checkpoints.convert import diffusers_keys as diffusers
-from audiolitefocus.checkpoints.convert import mapping
-from audiolitefocus.checkpoints.convert import shared_keys as tables
-from audiolitefocus.checkpoints.convert.unet_config import unet_config
+from audiolitefocus.checkpoints.convert.diffusers_config import (
+    unet_from_settings,
+    vae_from_settings,
+    vocoder_from_settings,
+)
+from audiolitefocus.checkpoints.convert.mapping import convert_tensors
+from audiolitefocus.checkpoints.convert.shared import network_file
 from audiolitefocus.config import BundleConfig, ProjectionConfig
 from tests.support.checkpoints import CHANNELS, FULL_UNET, GPT2, T5, UNET, VAE, VOCODER, randomize
 from tests.support.compare import assert_same, compare_unets
@@ -29,7 +32,7 @@ SLOTS = {
 
 def ours(name: str, theirs: nn.Module, config: BundleConfig) -> nn.Module:
     """Our network with the weights of another's."""
-    part = tables.network_part(
+    file = network_file(
         name,
         "",
         theirs.state_dict(),
@@ -39,7 +42,7 @@ def ours(name: str, theirs: nn.Module, config: BundleConfig) -> nn.Module:
         dropped=diffusers.DROPPED.get(name),
     )
     network = build(name, config)
-    network.load_state_dict(mapping.make(part, None), assign=True)
+    network.load_state_dict(convert_tensors(file, None), assign=True)
     return network.eval()
 
 
@@ -47,7 +50,7 @@ def unet_pair(overrides: dict, heads: str = "config"):
     """diffusers' UNet and ours."""
     theirs = randomize(AudioLDM2UNet2DConditionModel(**UNET | overrides), seed=1)
     projection = ProjectionConfig(1, T5, GPT2)
-    config, _ = unet_config(json.loads(theirs.to_json_string()), projection, heads, "unet")
+    config, _ = unet_from_settings(json.loads(theirs.to_json_string()), projection, heads, "unet")
     return theirs, ours("unet", theirs, BundleConfig(unet=config))
 
 
@@ -85,7 +88,7 @@ def test_full_size_unet():
 @pytest.fixture(scope="module")
 def vaes():
     theirs = randomize(AutoencoderKL(**VAE), seed=3)
-    config = BundleConfig(vae=settings.vae_config(json.loads(theirs.to_json_string()), "vae"))
+    config = BundleConfig(vae=vae_from_settings(json.loads(theirs.to_json_string()), "vae"))
     return theirs, ours("vae", theirs, config)
 
 
@@ -112,7 +115,7 @@ def test_vae_decode(vaes, length):
 @pytest.mark.parametrize("frames", [16, 37])
 def test_vocoder(frames):
     theirs = randomize(SpeechT5HifiGan(SpeechT5HifiGanConfig(**VOCODER)), seed=6)
-    config = BundleConfig(vocoder=settings.vocoder_config(theirs.config.to_dict(), "vocoder"))
+    config = BundleConfig(vocoder=vocoder_from_settings(theirs.config.to_dict(), "vocoder"))
     network = ours("vocoder", theirs, config)
     mel = torch.randn(2, frames, 32, generator=torch.Generator().manual_seed(7))
     assert_same(network(mel), theirs(mel))

@@ -1,15 +1,16 @@
-"""CLAP, T5 and GPT-2 of an original checkpoint: transformers' settings inferred from shapes, and
-CLAP's key table (T5 and GPT-2 are transformers' own modules there too).
+"""CLAP, T5 and GPT-2 of an original checkpoint: settings inferred from shapes, CLAP's key table.
 
-What shapes do not tell is that of the networks the authors built on: RoBERTa-base, HTSAT-base,
-flan-t5-large and GPT-2, whose text heads are all 64 channels wide.
+T5 and GPT-2 are transformers' own modules there too. What shapes do not tell is as in the networks
+that the authors built on: RoBERTa-base, HTSAT-base, flan-t5-large and GPT-2.
 """
+
+from typing import Any
 
 from audiolitefocus.checkpoints.convert.mapping import compose
 from audiolitefocus.checkpoints.convert.original_config import Shapes
-from audiolitefocus.checkpoints.convert.shared_keys import third
+from audiolitefocus.checkpoints.convert.shared import take_third
 
-TEXT_HEAD_WIDTH = 64
+TEXT_HEAD_WIDTH = 64  # channels of an attention head in RoBERTa and GPT-2
 
 ROBERTA = {
     name: name
@@ -61,43 +62,43 @@ HTSAT_BLOCK = {
 }
 HTSAT_STEP = {"reduction": "reduction", "norm": "norm"}
 CLAP_EDITS = {
-    "audio_model.*.attention.self.query.*": third(0),
-    "audio_model.*.attention.self.key.*": third(1),
-    "audio_model.*.attention.self.value.*": third(2),
+    "audio_model.*.attention.self.query.*": take_third(0),
+    "audio_model.*.attention.self.key.*": take_third(1),
+    "audio_model.*.attention.self.value.*": take_third(2),
 }
 
 
-def clap_modules(settings: dict) -> dict[str, str]:
-    """transformers' modules -> LAION's."""
-    ears, theirs = "audio_model.audio_encoder", "audio_branch"
+def clap_modules(clap: Any) -> dict[str, str]:
+    """transformers' modules -> LAION's, by transformers' config."""
+    audio, theirs = "audio_model.audio_encoder", "audio_branch"
     blocks = [
         ("", "", CLAP),
         ("text_model", "text_branch", ROBERTA),
-        (ears, theirs, HTSAT),
+        (audio, theirs, HTSAT),
         *(
             (f"text_model.encoder.layer.{i}", f"text_branch.encoder.layer.{i}", ROBERTA_LAYER)
-            for i in range(settings["text_config"]["num_hidden_layers"])
+            for i in range(clap.text_config.num_hidden_layers)
         ),
     ]
-    for stage, depth in enumerate(settings["audio_config"]["depths"]):
-        here, there = f"{ears}.layers.{stage}", f"{theirs}.layers.{stage}"
+    for stage, depth in enumerate(clap.audio_config.depths):
+        here, there = f"{audio}.layers.{stage}", f"{theirs}.layers.{stage}"
         blocks.append((f"{here}.downsample", f"{there}.downsample", HTSAT_STEP))
         blocks += [(f"{here}.blocks.{i}", f"{there}.blocks.{i}", HTSAT_BLOCK) for i in range(depth)]
     return compose(*blocks)
 
 
-def tower_settings(name: str, shapes: Shapes) -> dict:
-    """What transformers' config.json of a tower must say."""
+def settings_from_shapes(name: str, shapes: Shapes) -> dict:
+    """The entries of transformers' config.json of a tower."""
     return {"clap": _clap, "t5": _t5, "gpt2": _gpt2}[name](shapes)
 
 
 def _clap(shapes: Shapes) -> dict:
-    text, ears = "text_branch", "audio_branch"
+    text, audio = "text_branch", "audio_branch"
     width = shapes.size(f"{text}.embeddings.word_embeddings.weight", 1)
-    stages = shapes.count(ears + ".layers.{}.blocks.0.norm1.weight")
-    block = ears + ".layers.{}.blocks.{}"
+    stages = shapes.count(audio + ".layers.{}.blocks.0.norm1.weight")
+    block = audio + ".layers.{}.blocks.{}"
     table = f"{block.format(0, 0)}.attn.relative_position_bias_table"
-    patches = shapes.size(f"{ears}.patch_embed.proj.weight", 0)
+    patches = shapes.size(f"{audio}.patch_embed.proj.weight", 0)
     text_config = {
         "model_type": "clap_text_model",
         "vocab_size": shapes.size(f"{text}.embeddings.word_embeddings.weight", 0),
@@ -112,11 +113,11 @@ def _clap(shapes: Shapes) -> dict:
     }
     audio_config = {
         "model_type": "clap_audio_model",
-        "num_mel_bins": shapes.size(f"{ears}.bn0.weight", 0),
-        "patch_size": shapes.size(f"{ears}.patch_embed.proj.weight", 2),
+        "num_mel_bins": shapes.size(f"{audio}.bn0.weight", 0),
+        "patch_size": shapes.size(f"{audio}.patch_embed.proj.weight", 2),
         "patch_stride": [4, 4],
         "patch_embeds_hidden_size": patches,
-        "hidden_size": shapes.size(f"{ears}.norm.weight", 0),
+        "hidden_size": shapes.size(f"{audio}.norm.weight", 0),
         "depths": [
             shapes.count(block.format(stage, "{}") + ".norm1.weight") for stage in range(stages)
         ],
