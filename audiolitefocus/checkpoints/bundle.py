@@ -82,7 +82,7 @@ def load_component(
             or shapes are not exactly those of the config. Found before anything is allocated.
     """
     config = load_config(folder)
-    module = build(name, config)
+    module = build(name, config)  # on the meta device: absurd sizes cost nothing yet
     path = Path(folder) / f"{name}.safetensors"
     expected = module.state_dict()
     with open_safetensors(path) as file:
@@ -90,7 +90,7 @@ def load_component(
         check_sha256(path, config)
         tensors = {key: file.get_tensor(key).to(device=device, dtype=dtype) for key in expected}
     module.load_state_dict(tensors, strict=True, assign=True)
-    if name in ("unet", "vae"):
+    if name in ("unet", "vae"):  # whose 2-d convolutions are faster so
         to_channels_last(module)
     return module.eval().requires_grad_(False)
 
@@ -99,6 +99,7 @@ def check_sha256(path: Path, config: BundleConfig) -> None:
     """Raise ValueError if a weights file is missing or has changed since the bundle was written."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
+    # A bundle without digests is allowed: whoever can change weights can change config.json too.
     expected = config.files.get(bundle_name(path))
     if expected is not None and sha256(path) != expected:
         raise ValueError(

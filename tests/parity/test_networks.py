@@ -1,6 +1,4 @@
-"""Our networks against those of diffusers and transformers, on the same random weights, through the
-converter's tables.
-"""
+"""Our networks equal those of diffusers and transformers, with weights converted by the tables."""
 
 import json
 
@@ -31,7 +29,7 @@ SLOTS = {
 
 
 def ours(name: str, theirs: nn.Module, config: BundleConfig) -> nn.Module:
-    """Our network with the weights of another's."""
+    """Our network with the weights of theirs."""
     file = network_file(
         name,
         "",
@@ -56,7 +54,7 @@ def unet_pair(overrides: dict, heads: str = "config"):
 
 @pytest.mark.parametrize("length", [16, 13])
 @pytest.mark.parametrize("kind", SLOTS)
-def test_unet(kind, length):
+def test_unet_equals_diffusers(kind, length):
     overrides = {
         "cross_attention_dim": [SLOTS[kind]] * len(CHANNELS),
         "transformer_layers_per_block": 2 if kind == "large" else 1,
@@ -64,21 +62,21 @@ def test_unet(kind, length):
     compare_unets(*unet_pair(overrides), batch=2, length=length, rows=8, tokens=7)
 
 
-def test_unet_with_trained_heads():
+def test_unet_with_trained_heads_equals_diffusers():
     theirs, network = unet_pair({"attention_head_dim": (1, 2, 3)}, heads="trained")
     assert network.config.heads == (1, 2, 3)
     compare_unets(theirs, network, batch=2, length=16, rows=8, tokens=7)
 
 
-def test_heads_matter():
-    """The two choices are different functions of the same weights: parity means something."""
+def test_other_heads_give_another_unet():
+    """So parity shows that the heads are right."""
     theirs, network = unet_pair({}, heads="trained")
     with pytest.raises(AssertionError):
         compare_unets(theirs, network, batch=1, length=8, rows=8, tokens=5)
 
 
 @pytest.mark.slow
-def test_full_size_unet():
+def test_full_size_unet_equals_diffusers():
     """audioldm2-full's 346,943,496 parameters, with the trained heads."""
     theirs, network = unet_pair(FULL_UNET, heads="trained")
     assert sum(parameter.numel() for parameter in network.parameters()) == 346_943_496
@@ -94,7 +92,7 @@ def vaes():
 
 @torch.no_grad()
 @pytest.mark.parametrize("frames", [64, 92])
-def test_vae_encode(vaes, frames):
+def test_vae_encoder_equals_diffusers(vaes, frames):
     theirs, network = vaes
     mel = torch.randn(2, frames, 32, generator=torch.Generator().manual_seed(4))
     mean, log_variance = network.encode(mel)
@@ -105,7 +103,7 @@ def test_vae_encode(vaes, frames):
 
 @torch.no_grad()
 @pytest.mark.parametrize("length", [16, 23])
-def test_vae_decode(vaes, length):
+def test_vae_decoder_equals_diffusers(vaes, length):
     theirs, network = vaes
     latents = torch.randn(2, 8, length, 8, generator=torch.Generator().manual_seed(5))
     assert_same(network.decode(latents), theirs.decode(latents).sample[:, 0])
@@ -113,7 +111,7 @@ def test_vae_decode(vaes, length):
 
 @torch.no_grad()
 @pytest.mark.parametrize("frames", [16, 37])
-def test_vocoder(frames):
+def test_vocoder_equals_transformers(frames):
     theirs = randomize(SpeechT5HifiGan(SpeechT5HifiGanConfig(**VOCODER)), seed=6)
     config = BundleConfig(vocoder=vocoder_from_settings(theirs.config.to_dict(), "vocoder"))
     network = ours("vocoder", theirs, config)
@@ -122,7 +120,7 @@ def test_vocoder(frames):
 
 
 @torch.no_grad()
-def test_projection():
+def test_projection_equals_diffusers():
     theirs = randomize(AudioLDM2ProjectionModel(48, T5, GPT2), seed=8)
     config = BundleConfig(projection=ProjectionConfig(48, T5, GPT2))
     network = ours("projection", theirs, config)

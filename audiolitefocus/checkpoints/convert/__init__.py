@@ -95,8 +95,10 @@ def convert_checkpoint(
         plan = (plan_original if place.is_file() else plan_diffusers)(place, heads=heads)
         check_plan(plan)
         copies, missing = _find_tokenizers(plan, tokenizers, hub)
-        advance = _check_room(progress, plan, dtype, folder)
+        written = sum(size(file, dtype) for file in plan.files)
+        check_room(folder.parent, written + SPARE_BYTES)
         # 2. Note where the weights come from
+        advance = _start_progress(progress, plan, written)
         digests = {n: sha256(p, partial(advance, f"check {n}")) for n, p in plan.read.items()}
         provenance = {
             "source": name,
@@ -144,6 +146,7 @@ def _find_source(
         if place.is_dir() and (place / "config.json").is_file() and not (place / "unet").is_dir():
             raise ValueError(f"{place} is not in diffusers layout; is it a bundle already?")
         return place, name or Path(os.path.abspath(place)).name
+    # What looks like a path is never asked for on the hub, where its name would be sent.
     is_path = given.startswith((".", "/", "~")) or place.suffix in (".pth", ".ckpt")
     if is_path or given.count("/") != 1:
         raise ValueError(f"{given}: no such file or folder; a hub repository is written OWNER/NAME")
@@ -170,16 +173,14 @@ def _find_tokenizers(
     return files, missing
 
 
-def _check_room(
-    progress: ProgressBar | None, plan: ConversionPlan, dtype: torch.dtype | None, folder: Path
+def _start_progress(
+    progress: ProgressBar | None, plan: ConversionPlan, written: int
 ) -> Callable[[str, int], None]:
-    """Check that the disk has room. Returns a function that reports bytes to the bar."""
-    writes = sum(size(file, dtype) for file in plan.files)
-    check_room(folder.parent, writes + SPARE_BYTES)
+    """A function that reports a step and a number of bytes to the bar, whose total is set."""
     if progress is None:
         return lambda what, count: None
     # Every written file is hashed too, and so counted twice.
-    progress.total = sum(path.stat().st_size for path in plan.read.values()) + 2 * writes
+    progress.total = sum(path.stat().st_size for path in plan.read.values()) + 2 * written
     described = ""
 
     def advance(what: str, count: int) -> None:

@@ -50,6 +50,7 @@ CONFIGS = {
     "schedule": "scheduler/scheduler_config.json",
 }
 
+# Leaf tables: our module (or parameter) -> diffusers', inside a block.
 RESNET = {
     name: name for name in ("norm1", "conv1", "time_emb_proj", "norm2", "conv2", "conv_shortcut")
 }
@@ -70,6 +71,7 @@ VAE_SIDE = {  # of the encoder and of the decoder
     "norm_out": "conv_norm_out",
     "conv_out": "conv_out",
 }
+# Its attention was renamed in diffusers 0.14; a folder may be older.
 VAE_OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 PROJECTION = {
     "clap": "projection",
@@ -95,6 +97,7 @@ def diffusers_unet_modules(config: UNetConfig) -> dict[str, str]:
     """Our modules -> diffusers'. All transformers of a level stand in one flat list there."""
     width, leaves = len(config.contexts), transformer(config.depth)
     blocks = [("", "", UNET)]
+    # 1. Down and up
     sides = (
         ("down", "down_blocks", config.resnets, "downsamplers"),
         ("up", "up_blocks", config.resnets + 1, "upsamplers"),
@@ -113,6 +116,7 @@ def diffusers_unet_modules(config: UNetConfig) -> dict[str, str]:
                     )
                     for j in range(width)
                 ]
+    # 2. The middle: residual block, transformers, residual block
     blocks += [
         (f"middle.stage.transformers.{j}", f"mid_block.attentions.{j}", leaves)
         for j in range(width)
@@ -253,7 +257,7 @@ def _bundle_config(
 
 
 def _current_name(key: str) -> str:
-    """A key of the VAE in today's spelling: its attention was renamed in diffusers 0.14."""
+    """A key of the VAE in today's spelling."""
     parts = key.split(".")
     if "attentions" in parts:
         parts = [VAE_OLD_NAMES.get(part, part) for part in parts]

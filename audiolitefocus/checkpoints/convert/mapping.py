@@ -16,6 +16,7 @@ from torch import Tensor
 from audiolitefocus.config import BundleConfig
 
 Edit = Callable[..., Tensor]
+# What weights may be; of integers there are only counts.
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 COUNTS = (torch.int64,)
 
@@ -145,18 +146,19 @@ def _problems(file: TargetFile) -> list[str]:
             continue
         sources = [file.tensors[key] for key in file.keys(target) if key in file.tensors]
         if len(sources) < len(file.keys(target)):
-            continue
+            continue  # listed as missing
         origin = f"{file.origin}{file.keys(target)[-1]}"
         if (found := _edited_shape(file.edit(target), sources)) != tuple(shape):
-            found = found or sources[-1].shape
-            problems.append(f"{origin} gives {list(found)}, expected {list(shape)}")
+            shapes = " and ".join(str(list(source.shape)) for source in sources)
+            gives = f"is {shapes}" if found is None else f"gives {list(found)}"
+            problems.append(f"{origin} {gives}, expected {list(shape)}")
         elif wrong := {s.dtype for s in sources} - set(_dtypes(target)):
             problems.append(f"{origin} is {wrong.pop()}: no weights")
     return problems
 
 
 def _dtypes(target: str) -> tuple[torch.dtype, ...]:
-    """What weights may be; of integers there are only counts."""
+    """The dtypes in which a source may hold a tensor of ours."""
     return COUNTS if target.endswith("num_batches_tracked") else FLOATS
 
 
@@ -186,6 +188,7 @@ def convert_tensors(file: TargetFile, dtype: torch.dtype | None) -> dict[str, Te
         keys = file.keys(target)
         exact = file.edit(target)(*(file.tensors[key] for key in keys))
         tensor = exact.to(dtype) if dtype and exact.is_floating_point() else exact
+        # Looked at after the cast: half precision overflows where the source does not.
         if not _finite(tensor):
             why = f" (beyond {dtype})" if _finite(exact) else ""
             broken.append(f"{file.origin}{keys[-1]}{why}")

@@ -67,8 +67,8 @@ def config_from_shapes(
 
 def unet_from_shapes(shapes: Shapes) -> tuple[UNetConfig, str]:
     """The UNet's config, and the line that says which heads it has."""
-    # Blocks are numbered through: residual blocks of a level, then the step to the next one.
-    levels: list[list[int]] = [[]]
+    # 1. Levels: blocks are numbered through, those of a level and then the step to the next one
+    levels: list[list[int]] = [[]]  # numbers of the residual blocks
     number = 1
     while True:
         if f"input_blocks.{number}.0.in_layers.0.weight" in shapes:
@@ -80,6 +80,7 @@ def unet_from_shapes(shapes: Shapes) -> tuple[UNetConfig, str]:
         number += 1
     if len({len(level) for level in levels}) != 1 or not levels[0]:
         raise ValueError(f"{shapes.origin}input_blocks: levels differ in their residual blocks")
+    # 2. What is in a level
     channels = [shapes.size(f"input_blocks.{n}.0.out_layers.3.weight", 0) for n, *_ in levels]
     attending = [
         level for level, (n, *_) in enumerate(levels) if f"input_blocks.{n}.1.norm.weight" in shapes

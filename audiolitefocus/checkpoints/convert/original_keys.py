@@ -48,6 +48,7 @@ PREFIXES = {
     "t5": "cond_stage_models.1.model.",
     "clap": "clap.model.",
 }
+# Leaf tables: our module (or parameter) -> the original's, inside a block.
 RESNET = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
@@ -77,7 +78,7 @@ VAE_SIDE = {
     "norm_out": "norm_out",
     "conv_out": "conv_out",
 }
-PROJECTION = {
+PROJECTION = {  # start and end tokens are rows of tables, which EDITS takes
     "clap": "input_sequence_embed_linear.0",
     "t5": "input_sequence_embed_linear.1",
     "clap_start": "start_of_sequence_tokens.weight",
@@ -137,6 +138,7 @@ def original_unet_modules(config: UNetConfig) -> dict[str, str]:
             (f"{ours}.transformers.{j}", f"{theirs}.{1 + j}", leaves) for j in range(width)
         )
 
+    # 1. Down: the first convolution is block 0; a step to the next level is a block of its own
     number = 1
     for level in range(deepest + 1):
         for i in range(config.resnets):
@@ -144,8 +146,10 @@ def original_unet_modules(config: UNetConfig) -> dict[str, str]:
         number += config.resnets
         blocks.append((f"down.{level}.resample", f"input_blocks.{number}.0", {"conv": "op"}))
         number += 1
+    # 2. The middle
     stage("middle.stage", "middle_block")
     blocks.append(("middle.resnet", f"middle_block.{1 + width}", RESNET))
+    # 3. Up: a step is the last entry of its level's last block, after the transformers
     for index, level in enumerate(reversed(range(deepest + 1))):
         first = index * (config.resnets + 1)
         for i in range(config.resnets + 1):

@@ -12,6 +12,7 @@ from audiolitefocus.checkpoints.convert.shared import take_third
 
 TEXT_HEAD_WIDTH = 64  # channels of an attention head in RoBERTa and GPT-2
 
+# Leaf tables: transformers' module (or parameter) -> LAION's.
 ROBERTA = {
     name: name
     for name in (
@@ -49,7 +50,7 @@ HTSAT = {
     "batch_norm": "bn0",
     "norm": "norm",
 }
-HTSAT_BLOCK = {
+HTSAT_BLOCK = {  # query, key and value are stacked, and CLAP_EDITS takes them apart
     "layernorm_before": "norm1",
     "attention.self.query": "attn.qkv",
     "attention.self.key": "attn.qkv",
@@ -93,47 +94,48 @@ def settings_from_shapes(name: str, shapes: Shapes) -> dict:
 
 
 def _clap(shapes: Shapes) -> dict:
-    text, audio = "text_branch", "audio_branch"
-    width = shapes.size(f"{text}.embeddings.word_embeddings.weight", 1)
-    stages = shapes.count(audio + ".layers.{}.blocks.0.norm1.weight")
-    block = audio + ".layers.{}.blocks.{}"
-    table = f"{block.format(0, 0)}.attn.relative_position_bias_table"
-    patches = shapes.size(f"{audio}.patch_embed.proj.weight", 0)
-    text_config = {
-        "model_type": "clap_text_model",
-        "vocab_size": shapes.size(f"{text}.embeddings.word_embeddings.weight", 0),
-        "max_position_embeddings": shapes.size(f"{text}.embeddings.position_embeddings.weight", 0),
-        "type_vocab_size": shapes.size(f"{text}.embeddings.token_type_embeddings.weight", 0),
-        "hidden_size": width,
-        "num_hidden_layers": shapes.count(text + ".encoder.layer.{}.output.dense.weight"),
-        "num_attention_heads": max(width // TEXT_HEAD_WIDTH, 1),
-        "intermediate_size": shapes.size(f"{text}.encoder.layer.0.intermediate.dense.weight", 0),
-        "layer_norm_eps": 1e-5,  # RoBERTa's, as trained; transformers' CLAP has 1e-12 by default
-        "pad_token_id": 1,
-    }
-    audio_config = {
-        "model_type": "clap_audio_model",
-        "num_mel_bins": shapes.size(f"{audio}.bn0.weight", 0),
-        "patch_size": shapes.size(f"{audio}.patch_embed.proj.weight", 2),
-        "patch_stride": [4, 4],
-        "patch_embeds_hidden_size": patches,
-        "hidden_size": shapes.size(f"{audio}.norm.weight", 0),
-        "depths": [
-            shapes.count(block.format(stage, "{}") + ".norm1.weight") for stage in range(stages)
-        ],
-        "num_attention_heads": [
-            shapes.size(f"{block.format(stage, 0)}.attn.relative_position_bias_table", 1)
-            for stage in range(stages)
-        ],
-        "window_size": (round(shapes.size(table, 0) ** 0.5) + 1) // 2,
-        "mlp_ratio": shapes.size(f"{block.format(0, 0)}.mlp.fc1.weight", 0) / patches,
-        "enable_fusion": False,
-    }
     return {
         "model_type": "clap",
         "projection_dim": shapes.size("text_projection.0.weight", 0),
-        "text_config": text_config,
-        "audio_config": audio_config,
+        "text_config": _roberta(shapes, "text_branch"),
+        "audio_config": _htsat(shapes, "audio_branch"),
+    }
+
+
+def _roberta(shapes: Shapes, at: str) -> dict:
+    tables = f"{at}.embeddings.{{}}_embeddings.weight"
+    width = shapes.size(tables.format("word"), 1)
+    return {
+        "model_type": "clap_text_model",
+        "vocab_size": shapes.size(tables.format("word"), 0),
+        "max_position_embeddings": shapes.size(tables.format("position"), 0),
+        "type_vocab_size": shapes.size(tables.format("token_type"), 0),
+        "hidden_size": width,
+        "num_hidden_layers": shapes.count(at + ".encoder.layer.{}.output.dense.weight"),
+        "num_attention_heads": max(width // TEXT_HEAD_WIDTH, 1),
+        "intermediate_size": shapes.size(f"{at}.encoder.layer.0.intermediate.dense.weight", 0),
+        "layer_norm_eps": 1e-5,  # RoBERTa's, as trained; transformers' CLAP has 1e-12 by default
+        "pad_token_id": 1,
+    }
+
+
+def _htsat(shapes: Shapes, at: str) -> dict:
+    stages = shapes.count(at + ".layers.{}.blocks.0.norm1.weight")
+    blocks = [f"{at}.layers.{stage}.blocks" for stage in range(stages)]
+    table = "0.attn.relative_position_bias_table"  # ((2 window - 1)^2, heads)
+    patches = shapes.size(f"{at}.patch_embed.proj.weight", 0)
+    return {
+        "model_type": "clap_audio_model",
+        "num_mel_bins": shapes.size(f"{at}.bn0.weight", 0),
+        "patch_size": shapes.size(f"{at}.patch_embed.proj.weight", 2),
+        "patch_stride": [4, 4],
+        "patch_embeds_hidden_size": patches,
+        "hidden_size": shapes.size(f"{at}.norm.weight", 0),
+        "depths": [shapes.count(block + ".{}.norm1.weight") for block in blocks],
+        "num_attention_heads": [shapes.size(f"{block}.{table}", 1) for block in blocks],
+        "window_size": (round(shapes.size(f"{at}.layers.0.blocks.{table}", 0) ** 0.5) + 1) // 2,
+        "mlp_ratio": shapes.size(f"{at}.layers.0.blocks.0.mlp.fc1.weight", 0) / patches,
+        "enable_fusion": False,
     }
 
 

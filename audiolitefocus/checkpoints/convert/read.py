@@ -44,7 +44,8 @@ def _unpickle(path: Path) -> object:
     """What `torch.save` wrote, if it is nothing but tensors and plain containers."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
-    mapped = zipfile.is_zipfile(path)  # the format before PyTorch 1.6 must be read whole
+    # The format before PyTorch 1.6 cannot be mapped, and is read whole.
+    mapped = zipfile.is_zipfile(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # damaged pickles fail in many ways
@@ -81,6 +82,7 @@ def _read_shards(index: Path) -> tuple[dict[str, Tensor], list[Path]]:
     if not isinstance(places, dict) or not all(isinstance(v, str) for v in places.values()):
         raise ValueError(f'{index} has no "weight_map" of names')
     names = sorted(set(places.values()))
+    # An index may come from anywhere, and must not lead out of its folder.
     if strange := [name for name in names if Path(name).name != name]:
         raise ValueError(f"{index} names shards outside its folder: {', '.join(strange)}")
     shards = [index.parent / name for name in names]

@@ -89,6 +89,7 @@ def network_file(
     """The weights file of one of our own networks; `modules` is its table."""
     shapes = {key: tuple(value.shape) for key, value in build(name, config).state_dict().items()}
     table = table_for(shapes, modules)
+    # The vocoder of some checkpoints still has the weight norm of its training.
     pairs = {target: weight_norm_pair(key, tensors) for target, key in table.items()}
     folded = {target: pair for target, pair in pairs.items() if pair}
     return TargetFile(

@@ -94,7 +94,7 @@ def tower_file(
     edits: Mapping[str, Edit] | None = None,
     dropped: Mapping[str, str] | None = None,
 ) -> TargetFile:
-    """The weights file of a tower. Without `modules` the source's names are transformers' own.
+    """The weights file of a tower. Without `modules` the source's names are transformers'.
 
     Raises:
         ValueError: transformers cannot build a tower of this config.
@@ -103,6 +103,7 @@ def tower_file(
         shapes = {key: tuple(t.shape) for key, t in tower_state(name, config).items()}
     except ValueError as error:
         raise ValueError(f"{origin}{error}") from None
+    # transformers versions differ in whether these buffers are saved: they are always computed.
     computed = {key: _constant(key, shape) for key, shape in shapes.items()}
     constants = {key: tensor for key, tensor in computed.items() if tensor is not None}
     read = [key for key in shapes if key not in constants]
