@@ -4,6 +4,7 @@ Settings that our networks do not implement are refused by name.
 """
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from audiolitefocus.checkpoints.convert.shared import choose_heads
 from audiolitefocus.checkpoints.limits import make_config
@@ -42,22 +43,44 @@ VAE = {
     "use_quant_conv": (True,),
     "use_post_quant_conv": (True,),
     **dict.fromkeys(
-        "in_channels out_channels block_out_channels down_block_types up_block_types "
-        "layers_per_block latent_channels norm_num_groups scaling_factor sample_size "
-        "force_upcast".split()
+        "out_channels down_block_types up_block_types sample_size force_upcast".split()
     ),
 }
 VOCODER = {"normalize_before": (False,)}
-PROJECTION = {
-    "clap_dim": "text_encoder_dim",
-    "t5_dim": "text_encoder_1_dim",
-    "loa_dim": "langauge_model_dim",  # so spelt
-}
 SCHEDULE = {  # of training; how a scheduler samples is the call's choice, not the checkpoint's
     "beta_schedule": ("scaled_linear",),
     "prediction_type": ("epsilon",),
     "trained_betas": (None,),
     "rescale_betas_zero_snr": (False,),
+}
+# Our names of the settings that are taken over -> diffusers'.
+VAE_NAMES = {
+    "in_channels": "in_channels",
+    "latent_channels": "latent_channels",
+    "channels": "block_out_channels",
+    "resnets": "layers_per_block",
+    "norm_groups": "norm_num_groups",
+    "scale_factor": "scaling_factor",
+}
+VOCODER_NAMES = {
+    "mel_bins": "model_in_dim",
+    "sampling_rate": "sampling_rate",
+    "initial_channels": "upsample_initial_channel",
+    "upsample_rates": "upsample_rates",
+    "upsample_kernels": "upsample_kernel_sizes",
+    "resblock_kernels": "resblock_kernel_sizes",
+    "resblock_dilations": "resblock_dilation_sizes",
+    "slope": "leaky_relu_slope",
+}
+PROJECTION_NAMES = {
+    "clap_dim": "text_encoder_dim",
+    "t5_dim": "text_encoder_1_dim",
+    "loa_dim": "langauge_model_dim",  # so spelt
+}
+SCHEDULE_NAMES = {
+    "train_steps": "num_train_timesteps",
+    "beta_start": "beta_start",
+    "beta_end": "beta_end",
 }
 
 
@@ -149,58 +172,42 @@ def _contexts(
 
 
 def vae_from_settings(settings: Mapping, where: str) -> VAEConfig:
-    check_supported(settings, VAE, where)
     levels = len(require_list(settings, "block_out_channels", int, where))
     for side, kind in (("down", "DownEncoderBlock2D"), ("up", "UpDecoderBlock2D")):
         if (found := settings.get(f"{side}_block_types")) != [kind] * levels:
             raise ValueError(f"{where}: {side}_block_types {shown(found)}: {levels} of {kind}")
     if settings.get("in_channels") != settings.get("out_channels"):
         raise ValueError(f"{where}: in_channels and out_channels differ")
-    names = {
-        "in_channels": "in_channels",
-        "latent_channels": "latent_channels",
-        "channels": "block_out_channels",
-        "resnets": "layers_per_block",
-        "norm_groups": "norm_num_groups",
-        "scale_factor": "scaling_factor",
-    }
-    return make_config(VAEConfig, _renamed(settings, names), where)
+    return _translated(VAEConfig, settings, VAE, VAE_NAMES, where)
 
 
 def vocoder_from_settings(settings: Mapping, where: str) -> VocoderConfig:
-    check_supported({"normalize_before": True, **settings}, VOCODER, where, strict=False)
-    names = {
-        "mel_bins": "model_in_dim",
-        "sampling_rate": "sampling_rate",
-        "initial_channels": "upsample_initial_channel",
-        "upsample_rates": "upsample_rates",
-        "upsample_kernels": "upsample_kernel_sizes",
-        "resblock_kernels": "resblock_kernel_sizes",
-        "resblock_dilations": "resblock_dilation_sizes",
-        "slope": "leaky_relu_slope",
-    }
-    return make_config(VocoderConfig, _renamed(settings, names), where)
+    given = {"normalize_before": True, **settings}  # transformers' default
+    return _translated(VocoderConfig, given, VOCODER, VOCODER_NAMES, where, strict=False)
 
 
 def projection_from_settings(settings: Mapping, where: str) -> ProjectionConfig:
-    check_supported(settings, dict.fromkeys(PROJECTION.values()), where)
-    return make_config(ProjectionConfig, _renamed(settings, PROJECTION), where)
+    return _translated(ProjectionConfig, settings, {}, PROJECTION_NAMES, where)
 
 
 def schedule_from_settings(settings: Mapping, where: str) -> ScheduleConfig:
     given = {"beta_schedule": "linear", **settings}  # diffusers' default
-    check_supported(given, SCHEDULE, where, strict=False)
-    names = {
-        "train_steps": "num_train_timesteps",
-        "beta_start": "beta_start",
-        "beta_end": "beta_end",
-    }
-    return make_config(ScheduleConfig, _renamed(settings, names), where)
+    return _translated(ScheduleConfig, given, SCHEDULE, SCHEDULE_NAMES, where, strict=False)
 
 
-def _renamed(settings: Mapping, names: Mapping[str, str]) -> dict:
-    """Our names for the settings that are there; missing ones are reported by `make_config`."""
-    return {ours: settings[theirs] for ours, theirs in names.items() if theirs in settings}
+def _translated(
+    cls: type,
+    settings: Mapping,
+    accepted: Mapping,
+    names: Mapping[str, str],
+    where: str,
+    *,
+    strict: bool = True,
+) -> Any:
+    """Our config of settings under their names, others checked; missing ones are errors."""
+    check_supported(settings, {**accepted, **dict.fromkeys(names.values())}, where, strict=strict)
+    fields = {ours: settings[theirs] for ours, theirs in names.items() if theirs in settings}
+    return make_config(cls, fields, where)
 
 
 def require_list(settings: Mapping, name: str, kind: type, where: str) -> list:

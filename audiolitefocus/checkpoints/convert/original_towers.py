@@ -16,24 +16,16 @@ TEXT_HEAD_WIDTH = 64  # channels of an attention head in RoBERTa and GPT-2
 ROBERTA = {
     name: name
     for name in (
-        "embeddings.word_embeddings",
-        "embeddings.position_embeddings",
-        "embeddings.token_type_embeddings",
-        "embeddings.LayerNorm",
-        "pooler.dense",
+        *(f"embeddings.{kind}_embeddings" for kind in ("word", "position", "token_type")),
+        *("embeddings.LayerNorm", "pooler.dense"),
     )
 }
 ROBERTA_LAYER = {
     name: name
     for name in (
-        "attention.self.query",
-        "attention.self.key",
-        "attention.self.value",
-        "attention.output.dense",
-        "attention.output.LayerNorm",
-        "intermediate.dense",
-        "output.dense",
-        "output.LayerNorm",
+        *(f"attention.self.{name}" for name in ("query", "key", "value")),
+        *("attention.output.dense", "attention.output.LayerNorm"),
+        *("intermediate.dense", "output.dense", "output.LayerNorm"),
     )
 }
 CLAP = {

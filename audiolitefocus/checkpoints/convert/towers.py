@@ -20,15 +20,8 @@ from audiolitefocus.checkpoints.towers import (
 )
 
 TOKENIZER_FILES = (
-    "tokenizer_config.json",
-    "tokenizer.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "spiece.model",
-    "tokenizer.model",
+    *("tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "vocab.txt", "merges.txt", "spiece.model", "tokenizer.model"),
 )
 TOKENIZER_REPOS = {"clap": "laion/clap-htsat-unfused", "t5": "google/flan-t5-large"}
 
