@@ -75,7 +75,7 @@ class Conv2d(nn.Conv2d):
 def arrange(network: nn.Module) -> None:
     """Lay out the weights of all convolutions of a network for speed; shapes stay as they are."""
     for module in network.modules():
-        if isinstance(module, Conv2d):
+        if hasattr(module, "arrange"):
             module.arrange()
 
 
