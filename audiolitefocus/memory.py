@@ -13,10 +13,9 @@ import torch
 
 from audiolitefocus.audio.files import ClipLength
 from audiolitefocus.checkpoints.bundle import open_safetensors
-from audiolitefocus.codec.tiling import WINDOW_FRAMES, reach
+from audiolitefocus.codec.decode import CHUNK_FRAMES
+from audiolitefocus.codec.tiling import TILE_FRAMES
 from audiolitefocus.config import BundleConfig, UNetConfig, VAEConfig, VocoderConfig
-from audiolitefocus.models.vocoder import CHUNK_FRAMES
-from audiolitefocus.runtime import available
 
 # Bytes for each byte counted, and besides. Measured on two x86 cores with PyTorch 2.13 and networks
 # of audioldm2's size in float32: the denoiser took 123, 218, 344 and 632 MB for 10.24, 20.48, 40.96
@@ -98,7 +97,7 @@ class Demand:
     def _decoding(self) -> float:
         """Of one clip, in windows if it is long, and the waveforms of all."""
         length, vae = ClipLength(self.seconds, self.config), self.config.vae
-        frames = min(length.latent_frames, WINDOW_FRAMES + 2 * reach(vae))
+        frames = min(length.latent_frames, 2 * TILE_FRAMES)
         mel_frames = length.latent_frames * vae.downsampling
         size = max(
             autoencoder_elements(vae, frames, length.latent_rows),
@@ -145,15 +144,6 @@ def vocoder_elements(config: VocoderConfig, mel_frames: int) -> int:
         rate *= up
         widest = max(widest, rate * config.initial_channels // 2**level)
     return 6 * mel_frames * widest
-
-
-def fits_whole(config: VAEConfig, frames: int, rows: int, device: torch.device) -> bool:
-    """Whether a clip can be decoded or encoded at once in half of the memory that is free; one that
-    is no longer than a window always is.
-    """
-    free = available(device)
-    size = autoencoder_elements(config, frames, rows) * FLOAT32 * FACTOR + WORKSPACE
-    return frames <= WINDOW_FRAMES or free is None or size < free / 2
 
 
 def numbers_in(path: Path) -> int:

@@ -26,13 +26,12 @@ from audiolitefocus.checks import (
     check_settings,
     check_texts,
 )
-from audiolitefocus.codec.decode import OnWindow, decode_blocks, fill, nothing
-from audiolitefocus.codec.tiling import check_room
+from audiolitefocus.codec.decode import OnBlock, decode_blocks, fill, ignore
 from audiolitefocus.config import BundleConfig
 from audiolitefocus.diffusion.denoise import Sampling, denoise, initial_latents
 from audiolitefocus.diffusion.recording import Recording, Source
 from audiolitefocus.diffusion.samplers import ClipNoise
-from audiolitefocus.memory import Demand, fit, fits_whole, numbers_in, shortage
+from audiolitefocus.memory import Demand, fit, numbers_in, shortage
 from audiolitefocus.models.condition import Condition, repeat_condition
 from audiolitefocus.models.text_encoder import TextEncoder
 from audiolitefocus.models.unet import UNet
@@ -62,8 +61,8 @@ class AudioOutput:
 class AudioLDM2Pipeline:
     """Text to audio. Make one with `from_pretrained`, then call it.
 
-    `dtype` is that of the UNet, where the time goes; text, latents, decoder and vocoder are
-    float32.
+    `dtype` is that of UNet, autoencoder and vocoder, but for the layers where half precision is
+    audible; text and latents are float32.
     """
 
     def __init__(
@@ -103,7 +102,7 @@ class AudioLDM2Pipeline:
             model: a converted folder, a name of `config.MODELS` ("demo", "audioldm2", ...), or a
                 hub repository in diffusers layout, which is fetched and converted into the cache
                 once.
-            dtype, torch_dtype: of the UNet; default float32.
+            dtype, torch_dtype: of UNet, autoencoder and vocoder; default float32.
             device: "auto" (CUDA, else MPS, else CPU), "cuda", "mps", "cpu" or a torch.device.
             offload: keep every network on the CPU but while it works: slower, and the device holds
                 no more than the largest of them.
@@ -125,8 +124,8 @@ class AudioLDM2Pipeline:
         rest = torch.device("cpu") if offload else place
         with explained(lambda: f"out of memory on {rest} while {folder} was loaded"):
             unet = load_component(folder, "unet", dtype=chosen, device=rest)
-            vae = load_component(folder, "vae", dtype=torch.float32, device=rest)
-            vocoder = load_component(folder, "vocoder", dtype=torch.float32, device=rest)
+            vae = load_component(folder, "vae", dtype=chosen, device=rest)
+            vocoder = load_component(folder, "vocoder", dtype=chosen, device=rest)
         return cls(folder, load_config(folder), unet, vae, vocoder, place, offload=offload)
 
     @property
@@ -171,7 +170,7 @@ class AudioLDM2Pipeline:
         output_type: str = "np",
         callback: Callable[[int, int, Tensor], None] | None = None,
         callback_steps: int = 1,
-        on_window: OnWindow = nothing,
+        on_window: OnBlock = ignore,
         sampler: str = "ddim",
         attention: str | LiteFocus = "auto",
         unconditional: str = "trained",
@@ -208,8 +207,7 @@ class AudioLDM2Pipeline:
                 waveforms bit by bit, one clip after another (`audio.write_sound` takes them).
             callback: called as callback(step, timestep, latents) every `callback_steps` steps;
                 raise to cancel.
-            on_window: called as on_window(done, total) while a clip is decoded that is too long to
-                be decoded at once.
+            on_window: called as on_window(done, total) after each tile of a clip is decoded.
             sampler: "ddim" or "dpm++".
             attention: "auto" (dense up to the trained length, `LiteFocus.for_duration` beyond),
                 "dense", "tome", or a LiteFocus.
@@ -261,10 +259,6 @@ class AudioLDM2Pipeline:
         demand = self.demand(length.seconds, clips, guidance_scale, variant)
         free = available(self.device)
         at_once = fit(demand, free)
-        frames, rows = start.shape[2:]
-        in_windows = not fits_whole(self.config.vae, frames, rows, self.device)
-        if in_windows and output_type != "latent":
-            check_room(self.config.vae, frames, rows)
         way = Sampling(
             self.config.schedule,
             sampler,
@@ -390,7 +384,7 @@ class AudioLDM2Pipeline:
         self,
         latents: Tensor,
         samples: int | None = None,
-        on_window: OnWindow = nothing,
+        on_window: OnBlock = ignore,
         short: Callable[[], str] | None = None,
     ) -> Iterator[Tensor]:
         """(n, 8, t, 16) latents -> consecutive blocks (n, ...) of their float32 waveforms, on the
@@ -400,7 +394,9 @@ class AudioLDM2Pipeline:
         short = short or (lambda: f"out of memory on {self.device} decoding {frames} latent frames")
         with explained(short), self.at_work(self.vae, self.vocoder):
             latents = latents.to(self.device)
-            for block in decode_blocks(self.vae, self.vocoder, latents, samples, on_window):
+            for block in decode_blocks(
+                self.vae, self.vocoder, latents, samples, on_block=on_window
+            ):
                 yield block.clamp(-1, 1)
 
     def choose_attention(self, attention: str | LiteFocus, seconds: float) -> str | LiteFocus:

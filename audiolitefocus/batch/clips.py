@@ -26,7 +26,7 @@ from audiolitefocus.audio.files import (
 from audiolitefocus.checkpoints.bundle import sha256
 from audiolitefocus.checkpoints.towers import transformers_version
 from audiolitefocus.checks import check_texts
-from audiolitefocus.codec.decode import OnWindow, nothing
+from audiolitefocus.codec.decode import OnBlock, ignore
 from audiolitefocus.diffusion.recording import changed_span
 from audiolitefocus.options import Settings, parse_attention
 from audiolitefocus.pipeline import AudioLDM2Pipeline, AudioOutput
@@ -113,7 +113,7 @@ def seconds_asked(pipe: AudioLDM2Pipeline, settings: Settings) -> float:
 
 
 def make_clips(
-    pipe: AudioLDM2Pipeline, clips: list[Clip], on_step, on_window: OnWindow = nothing
+    pipe: AudioLDM2Pipeline, clips: list[Clip], on_step, on_window: OnBlock = ignore
 ) -> list[AudioOutput]:
     """Make clips, whose settings may differ in the seed alone, as one batch. Those without other
     candidates are decoded when they are saved. `on_step` and `on_window`: the pipeline's.

@@ -97,7 +97,9 @@ def load_component(
 def weight_dtype(network: nn.Module, key: str, dtype: torch.dtype | None) -> torch.dtype | None:
     """Return the dtype to load a weight in: float32 where the network keeps it."""
     half = dtype in (torch.bfloat16, torch.float16)
-    return torch.float32 if half and key.startswith(getattr(network, "float32_weights", ())) else dtype
+    return (
+        torch.float32 if half and key.startswith(getattr(network, "float32_weights", ())) else dtype
+    )
 
 
 def check_sha256(path: Path, config: BundleConfig) -> None:

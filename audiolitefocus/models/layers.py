@@ -75,8 +75,9 @@ class Conv2d(nn.Conv2d):
 def arrange(network: nn.Module) -> None:
     """Lay out the weights of all convolutions of a network for speed; shapes stay as they are."""
     for module in network.modules():
-        if hasattr(module, "arrange"):
-            module.arrange()
+        arrange_own = getattr(module, "arrange", None)
+        if arrange_own:
+            arrange_own()
 
 
 class ResnetBlock(nn.Module):
