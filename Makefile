@@ -1,5 +1,7 @@
-# make demo   a sound from the bundled model, and its spectrogram: out/demo.wav, out/demo.png
-# make test   lint, format, types and tests
+# make demo       a sound from the bundled model, and its spectrogram: out/demo.wav, out/demo.png
+# make test       lint, format, types, and the tests of the library with parity
+# make test-rest  robustness, scripts and the sounds of the demo model
+# make test-all   both
 #
 # Each creates .venv on its first run. PYTHON names the interpreter to make it from.
 
@@ -7,7 +9,7 @@ PYTHON ?= python3
 PROMPT ?= a rising chirp
 BIN := .venv/bin
 
-.PHONY: demo test
+.PHONY: demo test test-rest test-all
 .DELETE_ON_ERROR:
 
 demo: .venv/installed-plot
@@ -20,7 +22,12 @@ test: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest --ignore=tests/robustness --ignore=tests/scripts
+
+test-rest: .venv/installed-dev
+	$(BIN)/pytest tests/robustness tests/scripts
+
+test-all: test test-rest
 
 # PyTorch comes first and pinned, so that no other package's wishes choose its build.
 .venv/installed-%: pyproject.toml constraints.txt

@@ -19,14 +19,14 @@ from statistics import median
 import torch
 
 from audiolitefocus import AudioLDM2Pipeline
-from audiolitefocus.attention.settings import parse_attention
+from audiolitefocus.audio.length import ClipLength
 from audiolitefocus.batch.clips import ClipRequest, make_clips, save_clip
-from audiolitefocus.codec import decode as decoding
 from audiolitefocus.options import GenerationOptions
+from audiolitefocus.runtime import denoising_bytes
 from scripts.benchmark.timing import machine, release, status
 
 SECONDS = (10.24, 60.0, 180.0, 600.0, 1800.0)
-VARIANTS = ("auto", "auto+windows", "dense")  # attention, and how clips are decoded
+VARIANTS = ("auto", "auto+whole", "dense")  # attention, and how clips are decoded
 PROMPT = "rain on a tin roof, distant thunder"
 POLL = 0.02  # seconds between two looks at the memory in use
 FAST_STEPS = 25  # of dpm++, for the table
@@ -60,17 +60,14 @@ class Phase:
 def measure(case: dict, model: str, steps: int, threads: int | None) -> dict:
     """One clip, in this process."""
     torch.set_num_threads(threads or torch.get_num_threads())
-    if case["windows"]:
-        decoding.is_tiled = lambda *_: True
     pipe = AudioLDM2Pipeline.from_pretrained(model, device="cpu")
-    loaded, attention = status("RssAnon"), parse_attention(case["attention"])
-    variant = pipe.choose_attention(attention, case["seconds"])
-    demand = pipe.demand(case["seconds"], 1, 3.5, variant)
+    loaded, length = status("RssAnon"), ClipLength(case["seconds"], pipe.config)
     options = GenerationOptions(
         audio_length_in_s=case["seconds"],
         num_inference_steps=steps,
         sampler="dpm++",
         attention=case["attention"],
+        decode=case["decode"],
         seed=0,
     )
     ends: list[float] = []
@@ -90,7 +87,7 @@ def measure(case: dict, model: str, steps: int, threads: int | None) -> dict:
         "denoising_bytes": denoising.memory,
         "decoding_bytes": saving.memory,
         "peak_bytes": status("VmHWM"),
-        "estimated_bytes": round(demand.missing()),
+        "estimated_bytes": round(denoising_bytes(pipe.config, length.latent_frames, 1, 4)),
     }
 
 
@@ -126,7 +123,7 @@ def markdown(records: list[dict]) -> str:
     for row in (row for record in records for row in record["results"] if "note" not in row):
         step, saving = row["step_processor_seconds"], row["decoding_processor_seconds"]
         sizes = [row[f"{phase}_bytes"] - row["loaded_bytes"] for phase in ("denoising", "decoding")]
-        name = row["attention"] + ", decoded in windows" * row["windows"]
+        name = row["attention"] + ", decoded whole" * (row["decode"] == "whole")
         lines.append(
             f"| {row['seconds']:g} s | {name} | {step:.2f} s | {saving:.1f} s | "
             f"{FAST_STEPS * step + saving:.0f} s | {_gb(sizes[0])} | {_gb(sizes[1])} | "
@@ -143,7 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--seconds", type=float, nargs="+", default=SECONDS)
-    add("--attention", nargs="+", default=VARIANTS, help="+windows: in windows even where it fits")
+    add("--attention", nargs="+", default=VARIANTS, help="+whole, +tiled: how it is decoded")
     add("--dense-up-to", type=float, default=180.0, help="seconds; its time grows as the square")
     add("--steps", type=int, default=3)
     add("--model", default="demo")
@@ -162,8 +159,8 @@ def main() -> None:
     about = {"model": options.model, "steps": options.steps, **machine("cpu")}
     results = []
     for seconds, variant in itertools.product(options.seconds, options.attention):
-        attention, _, windows = variant.partition("+")
-        case = {"seconds": seconds, "attention": attention, "windows": bool(windows)}
+        attention, _, decode = variant.partition("+")
+        case = {"seconds": seconds, "attention": attention, "decode": decode or "auto"}
         if attention == "dense" and seconds > options.dense_up_to:
             continue
         results.append(in_own_process(case, options))

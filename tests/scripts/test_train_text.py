@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from audiolitefocus import AudioLDM2Pipeline
 from audiolitefocus.checkpoints.bundle import load_config
 from audiolitefocus.config import ScheduleConfig, UNetConfig, VAEConfig
-from audiolitefocus.diffusion.samplers import alphas_cumprod
+from audiolitefocus.diffusion.schedule import alphas_cumprod
 from audiolitefocus.models.vae import VAE
 from audiolitefocus.models.vocoder import HiFiGAN
 from scripts.demo import loop as training

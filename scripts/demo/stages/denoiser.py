@@ -10,7 +10,7 @@ import transformers
 from torch import Tensor, nn
 
 from audiolitefocus.config import ProjectionConfig, ScheduleConfig, TextConfig, UNetConfig
-from audiolitefocus.diffusion.samplers import alphas_cumprod
+from audiolitefocus.diffusion.schedule import alphas_cumprod
 from audiolitefocus.models.condition import Condition
 from audiolitefocus.models.layers import ResnetBlock, Transformer2D, to_channels_last
 from audiolitefocus.models.text_encoder import Projection, generate_loa
