@@ -1,34 +1,27 @@
-"""Files and folders that appear whole or not at all.
+"""Files and folders that appear under their name whole or not at all.
 
-They are written beside the target under a hidden name, `.NAME.XXXXXXXX.part`, and renamed when
-whole. The writer holds a lock on what it writes, which the system lets go of when the process ends,
-however it ends. So what is found without a lock was left by a process that is dead, and goes when
-the same target is written again.
+They are written beside the target as `.NAME.XXXXXXXX.part` and renamed when they are whole. An
+error or an interrupt removes the part. A process that is killed outright (SIGKILL, power) leaves it
+there, hidden and never read again: delete it. A bundle that was being replaced at that very moment
+may be left as `.NAME.XXXXXXXX.old`; the next conversion to the same place puts it back first.
 """
 
 import contextlib
 import errno
+import glob
 import os
-import re
 import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks: leftovers stay, hidden and in nobody's way
-    fcntl = None  # type: ignore[assignment]
-
+STEM = 48  # characters of the target's name in the part's, as names end at 255 bytes
 TAKEN = (errno.EEXIST, errno.ENOTEMPTY)
-LONGEST_STEM = 64  # of a target's name in the temporary one: names may have 255 bytes
 
 
 def check_writable(folder: Path) -> None:
-    """Raise ValueError or OSError unless files can be created in `folder`. Creates nothing that
-    stays.
-    """
+    """Raise ValueError or OSError unless files can be created in `folder`."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; create it first")
     with tempfile.TemporaryFile(dir=folder):
@@ -36,7 +29,7 @@ def check_writable(folder: Path) -> None:
 
 
 def check_room(folder: Path, size: int) -> None:
-    """Raise OSError unless `folder` has room for so many bytes."""
+    """Raise OSError unless `folder` has `size` bytes of free disk space."""
     free = shutil.disk_usage(folder).free
     if free < size:
         raise OSError(f"no room in {folder}: {free:,} bytes free, and {size:,} needed")
@@ -44,94 +37,83 @@ def check_room(folder: Path, size: int) -> None:
 
 @contextlib.contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
-    """A temporary file beside `target`, to be written into, that takes its place when the block
-    ends well and vanishes otherwise.
-    """
-    with atomic_files(target) as (path,):
-        yield path
+    """Yield an empty file beside `target`, which it replaces when the block ends without error."""
+    with atomic_files(target) as (part,):
+        yield part
 
 
 @contextlib.contextmanager
 def atomic_files(*targets: Path) -> Iterator[list[Path]]:
-    """The same for several targets in one folder. They are renamed in the order given, and none of
-    another process's in between; a process that is killed there has replaced the first of them.
+    """Yield one empty file beside each target; they are renamed together, in the order given.
+
+    The renames are not one step: a process killed between them has replaced the first targets, and
+    two processes may leave files of both.
     """
-    parts: list[tuple[Path, int | None]] = []
+    parts = []
     try:
         for target in targets:
-            recover(target)
-            parts.append(_temporary(target))
-        yield [path for path, _ in parts]
-        turn = _lock(targets[0].parent, wait=True)
-        try:
-            for (path, _), target in zip(parts, targets, strict=True):
-                os.replace(path, target)
-        finally:
-            _let_go(turn)
+            parts.append(_part(target))
+            parts[-1].touch(exist_ok=False)
+        yield parts
+        for part, target in zip(parts, targets, strict=True):
+            os.replace(part, target)
     finally:
-        for path, lock in parts:
-            path.unlink(missing_ok=True)
-            _let_go(lock)
+        for part in parts:
+            part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def atomic_folder(destination: str | os.PathLike, *, force: bool = False) -> Iterator[Path]:
-    """A temporary folder beside `destination` that becomes it when the block ends well, and
-    vanishes otherwise.
+    """Yield an empty folder that is renamed to `destination` when the block ends without error.
 
     Raises:
-        ValueError: the destination exists (and `force` is not set), or is no bundle, or lies in no
-            folder.
-        OSError: its parent cannot be written to. All of them before the block runs; that the
-            destination exists also after it, if another process was faster.
+        ValueError: the destination exists (and `force` is not set) or is no bundle, or its parent
+            is not a folder. Checked before the block runs, and again after it.
+        OSError: the parent cannot be written to.
     """
     destination = Path(os.path.abspath(destination))
     check_writable(destination.parent)
-    recover(destination)
-    _check_free(destination, force)
-    folder, lock = _temporary(destination, folder=True)
+    folder = _part(destination)
+    _put_back(destination)
+    _check_replaceable(destination, force)
+    folder.mkdir()
     try:
         yield folder
-        _open_permissions(folder)
-        _replace_folder(folder, destination, force)
+        mode = folder.stat().st_mode & 0o666  # as the umask has it; safetensors writes 0o600
+        for path in folder.rglob("*"):
+            if path.is_file():
+                path.chmod(mode)
+        _check_replaceable(destination, force)  # another process may have been faster
+        _swap(folder, destination)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        _let_go(lock)
 
 
-def recover(target: Path) -> None:
-    """Remove what dead processes left of `target`; a folder that was moved aside for a new one
-    which never came goes back to its place.
-    """
-    leftover = re.compile(rf"\.{re.escape(_stem(target))}\.[0-9a-f]{{8}}\.(part|old)")
-    for name in os.listdir(target.parent) if fcntl else ():
-        path = target.with_name(name)
-        if not leftover.fullmatch(name) or (lock := _lock(path)) is None:
-            continue
-        with contextlib.suppress(OSError):  # another process recovers at the same time
-            if path.suffix == ".old" and not os.path.lexists(target):
-                os.rename(path, target)
-            elif path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-        os.close(lock)
+def _part(target: Path) -> Path:
+    return target.with_name(f".{target.name[:STEM]}.{secrets.token_hex(4)}.part")
 
 
-def _check_free(destination: Path, force: bool) -> None:
-    """Only what is a bundle may be replaced, and only if that was asked for."""
+def _put_back(destination: Path) -> None:
+    """Undo a replacement that was killed between its two renames."""
+    left = destination.parent.glob(f".{glob.escape(destination.name)}.????????.old")
+    if not os.path.lexists(destination) and (aside := next(left, None)):
+        os.replace(aside, destination)
+
+
+def _check_replaceable(destination: Path, force: bool) -> None:
+    """Raise ValueError unless `destination` is free, or may be replaced: a bundle, with `force`."""
     if not os.path.lexists(destination):
         return
     if not force:
         raise ValueError(f"{destination} exists; pass --force (force=True) to replace it")
-    if destination.is_symlink() or not destination.is_dir() or not _replaceable(destination):
+    if destination.is_symlink() or not destination.is_dir() or not _is_bundle(destination):
         raise ValueError(
             f"{destination} is not a bundle; it will not be replaced: choose another place"
         )
 
 
-def _replaceable(folder: Path) -> bool:
-    """Empty, or a bundle, be it a damaged one: its config.json names a format and a UNet."""
+def _is_bundle(folder: Path) -> bool:
+    """True for an empty folder, and if config.json, even a damaged one, has a format and a UNet."""
     if not any(folder.iterdir()):
         return True
     try:
@@ -141,72 +123,19 @@ def _replaceable(folder: Path) -> bool:
     return b'"format"' in start and b'"unet"' in start
 
 
-def _replace_folder(folder: Path, destination: Path, force: bool) -> None:
-    """Rename `folder` to `destination`; what was there is moved aside first and removed last."""
-    _check_free(destination, force)  # another process may have been faster
-    aside, lock = folder.with_suffix(".old"), _lock(destination)
+def _swap(folder: Path, destination: Path) -> None:
+    """Rename `folder` to `destination`, and what was there, if anything, to `folder`."""
+    aside = folder.with_suffix(".old")
     try:
-        if force and destination.exists():
-            os.rename(destination, aside)
-        os.rename(folder, destination)
-    except OSError as error:
-        if error.errno in TAKEN:
-            raise ValueError(f"{destination} was made by another process meanwhile") from None
-        if aside.exists():
-            os.rename(aside, destination)
-        raise
-    finally:
+        if replaced := destination.exists():
+            os.replace(destination, aside)
+        os.replace(folder, destination)
+        if replaced:
+            os.replace(aside, folder)
+    except BaseException as error:  # interrupts too
+        if aside.exists() and not destination.exists():
+            os.replace(aside, destination)
         shutil.rmtree(aside, ignore_errors=True)
-        _let_go(lock)
-
-
-def _temporary(target: Path, *, folder: bool = False) -> tuple[Path, int | None]:
-    """A new hidden file or folder beside `target`, and the lock on it."""
-    while True:
-        path = target.with_name(f".{_stem(target)}.{secrets.token_hex(4)}.part")
-        path.mkdir(mode=0o700) if folder else path.touch(exist_ok=False)
-        lock = _lock(path, wait=True)
-        if path.exists():  # not taken for a leftover before it was locked
-            return path, lock
-        _let_go(lock)
-
-
-def _stem(target: Path) -> str:
-    return target.name[:LONGEST_STEM]
-
-
-def _lock(path: Path, *, wait: bool = False) -> int | None:
-    """A descriptor that holds the lock on `path`. None where another process holds it, where there
-    is no such path, and on file systems without locks.
-    """
-    if fcntl is None:
-        return None
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
-def _let_go(lock: int | None) -> None:
-    if lock is not None:
-        os.close(lock)
-
-
-def _open_permissions(folder: Path) -> None:
-    """Give temporary folders and safetensors files, which are born private, the usual modes."""
-    mask = _umask()
-    for path in (folder, *folder.rglob("*")):
-        os.chmod(path, (0o777 if path.is_dir() else 0o666) & ~mask)
-
-
-def _umask() -> int:
-    """The process's umask, which can be read only by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        if isinstance(error, OSError) and error.errno in TAKEN:
+            raise ValueError(f"{destination} was made by another process meanwhile") from None
+        raise

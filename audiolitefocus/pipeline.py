@@ -13,7 +13,8 @@ from einops import rearrange
 from torch import Tensor
 
 from audiolitefocus.attention.settings import Attention, LiteFocus
-from audiolitefocus.audio.files import ClipLength, write_sound
+from audiolitefocus.audio.files import write_sound
+from audiolitefocus.audio.length import ClipLength
 from audiolitefocus.checkpoints.bundle import load_component, load_config
 from audiolitefocus.checkpoints.resolve import resolve_bundle
 from audiolitefocus.checkpoints.towers import load_text_encoder
@@ -270,8 +271,8 @@ class AudioLDM2Pipeline:
             scores = None
             if prompts.texts is not None and options.num_waveforms_per_prompt > 1:
                 audios, scores = self.rank(prompts.texts, audios)
-        audios = audios.numpy() if output_type == "np" else audios
-        return AudioOutput(audios, self.sampling_rate, scores, attention)
+        waveforms = audios.numpy() if output_type == "np" else audios
+        return AudioOutput(waveforms, self.sampling_rate, scores, attention)
 
     def encode_prompt(self, prompt: str | list[str]) -> Condition:
         """The condition of each text.
@@ -368,21 +369,19 @@ class AudioLDM2Pipeline:
         self, prompts: Prompts, options: GenerationOptions
     ) -> tuple[Condition, Condition | None]:
         """Conditions of every clip, and of what guidance steers away from."""
-        copies = options.num_waveforms_per_prompt
         condition, negative = prompts.embeds, prompts.negative_embeds
-        guided = options.guidance_scale > 1
-        if condition is not None and (negative is not None or not guided):
-            text = None  # nothing is left to encode: the towers need not be loaded
-        else:
-            text = self.text
-        with self.on_device(*([] if text is None else [text])):
-            if condition is None:
-                together = options.unconditional == "empty_prompt"
-                condition = text.encode(prompts.texts, pad_together=together)
-            if guided and negative is None:
-                negative = text.negative(prompts.negative_texts, condition, options.unconditional)
+        guided, copies = options.guidance_scale > 1, options.num_waveforms_per_prompt
+        if condition is None or (guided and negative is None):
+            with self.on_device(self.text):
+                if condition is None:
+                    together = options.unconditional == "empty_prompt"
+                    condition = self.text.encode(prompts.texts or [], pad_together=together)
+                if guided and negative is None:
+                    negative = self.text.negative(
+                        prompts.negative_texts, condition, options.unconditional
+                    )
         condition = repeat_condition(condition, copies)
-        return condition, repeat_condition(negative, copies) if guided else None
+        return condition, repeat_condition(negative, copies) if guided and negative else None
 
     def _encode_recording(
         self, recording: Recording | None, frames: int, options: GenerationOptions

@@ -1,12 +1,15 @@
 """What the pipeline promises beyond parity: batches, candidates, repeatability, refusals."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from audiolitefocus import AudioLDM2Pipeline, LiteFocus
+from audiolitefocus.attention.settings import TokenMerging
 from audiolitefocus.models.text_encoder import TextEncoder
 
 BATCH_TOLERANCE = 1e-4  # rounding of batched matrix products, through three steps and the vocoder
@@ -75,15 +78,15 @@ def test_scores_equal_transformers_clap(pipe):
     inputs = transformers.AutoTokenizer.from_pretrained(folder)(
         prompts, return_tensors="pt", padding=True
     )
-    heard = librosa.resample(waveforms, orig_sr=16000, target_sr=48000)
-    features = extractor(list(heard), sampling_rate=48000, return_tensors="pt")
+    resampled = librosa.resample(waveforms, orig_sr=16000, target_sr=48000)
+    features = extractor(list(resampled), sampling_rate=48000, return_tensors="pt")
     with torch.inference_mode():
         output = transformers.ClapModel.from_pretrained(folder).eval()(**inputs, **features)
     expected = (output.text_embeds * output.audio_embeds).sum(-1)
     torch.testing.assert_close(ours, expected, rtol=0, atol=2e-3)  # two resamplers
 
 
-def test_a_long_clip_is_heard_in_windows(pipe):
+def test_a_long_clip_is_embedded_in_windows(pipe):
     waveform = torch.sin(torch.arange(16000 * 25) * 0.1)
     embedding = pipe.text.embed_audio(waveform, 16000)
     assert embedding.norm().item() == pytest.approx(1, abs=1e-5)
@@ -106,7 +109,7 @@ def test_auto_attention_is_dense_up_to_the_trained_length(pipe):
     assert pipe.choose_attention("auto", pipe.config.trained_seconds) == "dense"
     longer = pipe.choose_attention("auto", 2 * pipe.config.trained_seconds)
     assert longer == LiteFocus(sparse_ratio=0.1)
-    assert pipe.choose_attention("tome", 100.0) == "tome"
+    assert pipe.choose_attention("tome", 100.0) == TokenMerging()
 
 
 def test_trained_and_empty_prompt_guidance_differ(pipe):
@@ -170,9 +173,12 @@ REFUSALS = {
     "empty": ({"prompt": " "}, "is empty"),
     "no text": ({"prompt": [3]}, "must be a text"),
     "nothing": ({"prompt": None}, "give either prompt"),
-    "length": ({"audio_length_in_s": float("nan")}, "duration nan"),
-    "steps": ({"num_inference_steps": 0}, "steps 0"),
-    "half a step": ({"num_inference_steps": 2.5}, "steps 2.5"),
+    "length": ({"audio_length_in_s": float("nan")}, "audio_length_in_s nan"),
+    "steps": (
+        {"num_inference_steps": 0},
+        "num_inference_steps 0: must be a whole number from 1 to 1000",
+    ),
+    "half a step": ({"num_inference_steps": 2.5}, "num_inference_steps 2.5"),
     "guidance": ({"guidance_scale": float("inf")}, "guidance_scale inf"),
     "eta": ({"eta": 1.5}, "eta 1.5"),
     "sampler": ({"sampler": "euler"}, "sampler 'euler'"),
@@ -197,11 +203,58 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-def test_nonsense_is_refused_before_any_work(pipe, case, monkeypatch):
+def test_invalid_arguments_are_refused_before_any_work(pipe, case, monkeypatch):
     arguments, message = REFUSALS[case]
     monkeypatch.setattr(TextEncoder, "encode", lambda *_, **__: pytest.fail("work has begun"))
     with pytest.raises(ValueError, match=message):
         pipe(**{"prompt": "a bell", **QUICK, **arguments})
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpm++"])
+def test_threads_calling_one_pipeline_make_what_they_make_in_turn(tiny_bundle, sampler):
+    """Different prompts, lengths, attention and seeds at once, on a pipeline just loaded."""
+    pipe = AudioLDM2Pipeline.from_pretrained(tiny_bundle, device="cpu")
+    calls = [
+        ("a bell", {"audio_length_in_s": 1.28, "attention": "dense", "seed": 1}),
+        ("rain", {"audio_length_in_s": 0.64, "attention": "litefocus:0.3", "seed": 2}),
+        ("wind", {"audio_length_in_s": 1.92, "attention": "tome", "seed": 3}),
+        ("a long tone", {"audio_length_in_s": 0.96, "attention": "litefocus:0", "seed": 4}),
+    ]
+
+    def make(call) -> torch.Tensor:
+        return pipe(call[0], **{**QUICK, **call[1], "sampler": sampler}).audios
+
+    with ThreadPoolExecutor(len(calls)) as threads:
+        together = list(threads.map(make, calls))
+    for call, made in zip(calls, together, strict=True):
+        assert torch.equal(make(call), made)
+
+
+@pytest.mark.parametrize(("steps", "scale"), [(np.int64(3), np.float32(3.5)), (3, 3.5)])
+def test_numbers_of_numpy_are_numbers(pipe, steps, scale):
+    options = {"audio_length_in_s": np.float64(0.64), "num_inference_steps": steps, "seed": 1}
+    made = pipe("a bell", guidance_scale=scale, output_type="pt", **options).audios
+    assert made.shape == (1, 10240)
+
+
+def test_a_seed_and_a_generator_together_are_refused(pipe):
+    with pytest.raises(ValueError, match="either seed or generator"):
+        pipe("a bell", seed=1, generator=seeded(), **QUICK)
+
+
+def test_an_unknown_option_is_refused_with_the_nearest(pipe):
+    with pytest.raises(ValueError, match="did you mean guidance_scale"):
+        pipe("a bell", guidance_scal=3.0, **QUICK)
+
+
+def test_saved_clips_are_sound_files(pipe, tmp_path):
+    (path,) = pipe("a bell", seed=1, **QUICK).save(tmp_path / "bell.wav")
+    assert soundfile.info(path).frames == int(1.28 * 16000)
+    two = pipe(["a bell", "rain"], seed=1, **QUICK)
+    assert [p.name for p in two.save(tmp_path / "two.flac")] == ["two-1.flac", "two-2.flac"]
+    latents = pipe("a bell", seed=1, **{**QUICK, "output_type": "latent"})
+    with pytest.raises(ValueError, match="latents are no sound"):
+        latents.save(tmp_path / "latents.wav")
 
 
 def test_latents_that_turn_nan_are_an_error(pipe, monkeypatch):

@@ -6,7 +6,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 # Limits of the length rule in `LiteFocus.for_duration`: in trained lengths, and in seconds.
 FULL_RATIO_LENGTHS, LEVEL_2_SECONDS, LEVEL_3_SECONDS = 8, 40.96, 163.84
@@ -125,7 +125,8 @@ def parse_attention(value: Attention) -> Attention:
     if parts and "=" not in parts[0]:
         parts[0] = f"{ratio}={parts[0]}"
     try:
-        return dataclasses.replace(settings, **dict(_field(settings, part) for part in parts))
+        changes: dict[str, Any] = dict(_field(settings, part) for part in parts)
+        return dataclasses.replace(settings, **changes)
     except ValueError as error:
         raise ValueError(f"attention {value!r}: {error}") from None
 

@@ -18,11 +18,11 @@ from audiolitefocus.attention.settings import attention_text
 from audiolitefocus.audio.files import (
     SAMPLE_BYTES,
     SOUND_SUFFIXES,
-    ClipLength,
     check_sound_path,
     encode_sound,
     sound_length,
 )
+from audiolitefocus.audio.length import ClipLength
 from audiolitefocus.checkpoints.bundle import sha256
 from audiolitefocus.checkpoints.towers import transformers_version
 from audiolitefocus.diffusion.recording import changed_span

@@ -15,7 +15,7 @@ from torch import nn
 
 from audiolitefocus.checkpoints.tensors import check_tensors, open_safetensors
 from audiolitefocus.config import BundleConfig
-from audiolitefocus.models.layers import arrange
+from audiolitefocus.models.layers import to_channels_last
 from audiolitefocus.models.text_encoder import Projection
 from audiolitefocus.models.unet import UNet
 from audiolitefocus.models.vae import VAE
@@ -87,7 +87,7 @@ def load_component(
         tensors = {key: file.get_tensor(key).to(device=device, dtype=dtype) for key in expected}
     module.load_state_dict(tensors, strict=True, assign=True)
     if name in ("unet", "vae"):
-        arrange(module)
+        to_channels_last(module)
     return module.eval().requires_grad_(False)
 
 

@@ -6,6 +6,7 @@ size is allocated, and nothing in them can make transformers run code.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import torch
 import transformers
 from torch import Tensor
 
+from audiolitefocus.checkpoints.bundle import check_sha256, load_component
 from audiolitefocus.checkpoints.tensors import check_tensors, open_safetensors
 from audiolitefocus.config import BundleConfig
+from audiolitefocus.models.text_encoder import TextEncoder
 from audiolitefocus.validation import parse_object, shown
 
 TOWERS = ("clap", "t5", "gpt2")
@@ -217,3 +220,25 @@ def check_towers(config: BundleConfig, clap: Any, t5: Any, gpt2: Any) -> None:
     ]
     if wrong:
         raise ValueError(f"the text towers do not fit the config: {'; '.join(wrong)}")
+
+
+def load_text_encoder(folder: Path, config: BundleConfig) -> TextEncoder:
+    """The text side of a bundle, on the CPU; its tokenizers are loaded when first needed.
+
+    Raises:
+        ValueError: a tower that is missing, damaged, or does not fit the others.
+    """
+    folder = Path(folder)
+    for name in TOWERS:
+        check_sha256(folder / name / "model.safetensors", config)
+    clap, t5, gpt2 = (load_tower(folder, name) for name in TOWERS)
+    check_towers(config, clap.config, t5.config, gpt2.config)
+    return TextEncoder(
+        clap,
+        t5,
+        gpt2,
+        load_component(folder, "projection", dtype=torch.float32),
+        config.text,
+        partial(load_tokenizer, folder),
+        partial(load_feature_extractor, folder),
+    )

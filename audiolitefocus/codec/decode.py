@@ -1,79 +1,49 @@
-"""From latents to the waveform, and from a spectrogram to latents.
+"""From latents to the waveform, and from a spectrogram to latents, in blocks of bounded memory.
 
-Where memory is short of a clip, the autoencoder works on windows of it (`windows`), to the same
-result. The vocoder is convolutions alone: it always works on chunks, with as much context as it can
-see.
+Long clips pass the autoencoder in tiles (`tiling`). The vocoder is convolutions alone: it works on
+chunks with as much context as it can see, to the same result as at once.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
-from audiolitefocus.codec.tiling import in_windows, reach
+from audiolitefocus.codec.tiling import OnBlock, in_tiles, use_tiles
 from audiolitefocus.config import VocoderConfig
-from audiolitefocus.memory import fits_whole
 from audiolitefocus.models.vae import VAE
 from audiolitefocus.models.vocoder import CHUNK_FRAMES, HiFiGAN
 
-OnWindow = Callable[[int, int], object]  # is told how many evaluations of how many are done
-
-
-def nothing(done: int, total: int) -> None:
-    """An `OnWindow` for callers who do not care."""
-
 
 def decode_mel(
-    vae: VAE,
-    latents: Tensor,
-    *,
-    whole: bool | None = None,
-    on_window: OnWindow = nothing,
+    vae: VAE, latents: Tensor, *, decode: str = "auto", on_block: OnBlock | None = None
 ) -> Iterator[Tensor]:
-    """Unscaled latents (b, 8, t, f) -> consecutive blocks (b, n, m) of log-mel, 4 t frames in
-    all.
+    """Unscaled latents (b, 8, t, f) -> consecutive blocks (b, n, m) of log-mel, 4 t frames in all.
 
     Args:
-        whole: at once, or in windows. Default: at once where that takes less than half of the
-            memory that is free.
-        on_window: called after each evaluation of a window.
+        decode: "whole", "tiled", or "auto": in tiles where the clip is longer than two of them.
+        on_block: called after each tile as on_block(done, total).
     """
-    frames, rows = latents.shape[2:]
-    if fits_whole(vae.config, frames, rows, latents.device) if whole is None else whole:
+    frames = latents.shape[2]
+    if not use_tiles(decode, frames):
         yield vae.decode(latents)
         return
-    blocks = in_windows(
-        vae.decoder,
-        lambda low, high: vae.post_quant_conv(latents[:, :, low:high].mT),
-        frames,
-        reach(vae.config),
-        on_window,
-    )
-    for block in blocks:
-        yield block[:, 0].mT
+    yield from in_tiles(lambda start, stop: vae.decode(latents[:, :, start:stop]), frames, on_block)
 
 
-def encode_mel(vae: VAE, mel: Tensor, *, whole: bool | None = None) -> Tensor:
-    """Log-mel (b, 4 t, m) -> the means of its latents (b, 8, t, f), unscaled. `whole` as in
-    `decode_mel`.
-    """
+def encode_mel(vae: VAE, mel: Tensor, *, decode: str = "auto") -> Tensor:
+    """Log-mel (b, 4 t, m) -> the means of its latents (b, 8, t, f), unscaled; `decode` as above."""
     down = vae.config.downsampling
-    frames, rows = mel.shape[1] // down, mel.shape[2] // down
-    if fits_whole(vae.config, frames, rows, mel.device) if whole is None else whole:
+    frames = mel.shape[1] // down
+    if not use_tiles(decode, frames):
         return vae.encode(mel)[0]
-    blocks = in_windows(
-        vae.encoder,
-        lambda low, high: mel[:, None, low * down : high * down].mT,
-        frames,
-        reach(vae.config),
-    )
-    latents, done = mel.new_empty(len(mel), vae.config.latent_channels, frames, rows), 0
-    for block in blocks:
-        means, _ = vae.quant_conv(block).mT.chunk(2, dim=1)
-        latents[:, :, done : done + means.shape[2]] = means
-        done += means.shape[2]
-    return latents
+
+    def encode(start: int, stop: int) -> Tensor:
+        return vae.encode(mel[:, start * down : stop * down])[0].transpose(1, 2).flatten(2)
+
+    means = torch.cat(list(in_tiles(encode, frames)), dim=1)  # b t (c f)
+    return means.unflatten(2, (vae.config.latent_channels, -1)).transpose(1, 2)
 
 
 def receptive_field(config: VocoderConfig) -> int:
@@ -120,19 +90,21 @@ def decode_blocks(
     vocoder: HiFiGAN,
     latents: Tensor,
     samples: int | None = None,
-    on_window: OnWindow = nothing,
+    *,
+    decode: str = "auto",
+    on_block: OnBlock | None = None,
 ) -> Iterator[Tensor]:
-    """The denoiser's latents (b, 8, t, f) -> consecutive blocks (b, n) of the waveform, float32, on
-    the CPU, `samples` in all.
+    """The denoiser's latents (b, 8, t, f) -> consecutive blocks (b, n) of the waveform.
+
+    They are float32 on the CPU, `samples` in all. `decode`, `on_block`: as in `decode_mel`.
     """
-    device = next(vae.parameters()).device
-    unscaled = latents.to(device, torch.float32) / vae.config.scale_factor
+    unscaled = latents.to(next(vae.parameters())) / vae.config.scale_factor
     left = math.inf if samples is None else samples
-    for block in vocode(vocoder, decode_mel(vae, unscaled, on_window=on_window)):
+    for block in vocode(vocoder, decode_mel(vae, unscaled, decode=decode, on_block=on_block)):
         block = block[:, : int(min(left, block.shape[1]))]
         left -= block.shape[1]
         if block.shape[1]:
-            yield block.cpu()
+            yield block.float().cpu()
 
 
 def fill(waveform: Tensor, blocks: Iterable[Tensor]) -> None:

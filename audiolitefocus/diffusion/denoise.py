@@ -69,7 +69,7 @@ def denoise(
 
     # 3. Where it starts, and what stays
     latents, alphas = noise.to(device, torch.float32), alphas_cumprod(schedule)
-    restore = samplers.restore_nothing
+    restore: samplers.Restore = samplers.restore_nothing
     if known is not None:
         known, levels = known.to(device), [alphas[t] for t in timesteps]
         restore = known.restore(latents, [*levels[1:], 1.0])

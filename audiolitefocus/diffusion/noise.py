@@ -7,7 +7,7 @@ from copy import copy
 import torch
 from torch import Tensor
 
-from audiolitefocus.audio.files import ClipLength
+from audiolitefocus.audio.length import ClipLength
 from audiolitefocus.runtime import check_finite
 
 

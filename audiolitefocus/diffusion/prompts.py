@@ -1,5 +1,6 @@
 """Positive and negative prompts of one call, as text or as embeddings."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -27,8 +28,8 @@ class Prompts:
     @classmethod
     def make(
         cls,
-        prompt: str | list[str] | None,
-        negative_prompt: str | list[str] | None,
+        prompt: str | Sequence[str] | None,
+        negative_prompt: str | Sequence[str] | None,
         embeds: Condition | None,
         negative_embeds: Condition | None,
     ) -> "Prompts":

@@ -9,19 +9,21 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from audiolitefocus.audio.files import MAX_SECONDS, MIN_SECONDS, read_sound, seconds_of
+from audiolitefocus.audio.files import read_sound
+from audiolitefocus.audio.length import MAX_SECONDS, MIN_SECONDS, seconds_of
 from audiolitefocus.codec.decode import encode_mel
 from audiolitefocus.codec.mel import log_mel
 from audiolitefocus.config import VocoderConfig
 from audiolitefocus.diffusion.inpaint import KnownLatents
 from audiolitefocus.models.vae import VAE
-from audiolitefocus.options import GenerationOptions, OptionError, Source
+from audiolitefocus.options import GenerationOptions, OptionError
 
 PEAK = 0.5  # of what the autoencoder was trained on: the original makes every clip this loud
 SILENCE = 1e-3  # recordings with a lower peak have no level to go by
@@ -166,7 +168,7 @@ def changed_span(
     return start, stop
 
 
-def _load(source: Source, rate: int) -> Tensor:
+def _load(source: Any, rate: int) -> Tensor:
     if isinstance(source, (str, os.PathLike)):
         return read_sound(source, rate)
     waveform = torch.as_tensor(source).detach().cpu()

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from audiolitefocus.audio.files import resample
+from audiolitefocus.audio.resample import resample
 from audiolitefocus.config import ProjectionConfig, TextConfig
 from audiolitefocus.models.condition import Condition, stack_conditions
 

@@ -1,7 +1,5 @@
 """The autoencoder between log-mel spectrograms (b, t, m) and latents (b, 8, t / 4, m / 4)."""
 
-from typing import Any
-
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -24,26 +22,14 @@ class MiddleAttention(nn.Module):
         self.to_out = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        normed = self.norm(x)
-        return x + self.attend(normed, normed)
-
-    def attend(self, x: Tensor, clip: Tensor) -> Tensor:
-        """What some frames of a clip, (b, c, f, n), hear from all of it, (b, c, f, t), both
-        normalised: (b, c, f, n).
-
-        No keys or values are made, which a long clip would have many of: a score, q . (W k + b), is
-        (q W) . k plus what is the same for all keys; and since softmax weights make 1, values can
-        be projected when they have been summed.
-        """
-        rows = x.shape[2]
-        x, clip = (rearrange(y, "b c f t -> b 1 (f t) c") for y in (x, clip))
-        q, k = self.to_q(x) @ self.to_k.weight, clip.contiguous()
-        heard = self.to_out(self.to_v(F.scaled_dot_product_attention(q, k, k)))
-        return rearrange(heard, "b 1 (f t) c -> b c f t", f=rows)
+        tokens = rearrange(self.norm(x), "b c f t -> b 1 (f t) c")
+        q, k, v = self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)
+        out = self.to_out(F.scaled_dot_product_attention(q, k, v))
+        return x + rearrange(out, "b 1 (f t) c -> b c f t", f=x.shape[2])
 
 
 class Middle(nn.Module):
-    """The blocks between the levels and the latents; its owner runs them."""
+    """The blocks between the levels and the latents."""
 
     def __init__(self, channels: int, groups: int):
         super().__init__()
@@ -51,9 +37,8 @@ class Middle(nn.Module):
         self.attention = MiddleAttention(channels, groups)
         self.resnet_2 = ResnetBlock(channels, channels, groups, eps=EPS)
 
-    @property
-    def blocks(self) -> list[nn.Module]:
-        return [self.resnet_1, self.attention, self.resnet_2]
+    def forward(self, x: Tensor) -> Tensor:
+        return self.resnet_2(self.attention(self.resnet_1(x)))
 
 
 class Level(nn.Module):
@@ -91,31 +76,14 @@ class Encoder(nn.Module):
         self.conv_out = Conv2d(channels[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.head(x)
-        for block in self.blocks:
-            x = block(x)
-        return self.tail(x)
-
-    def head(self, x: Tensor) -> Tensor:
-        """Spectrogram to feature map (b, c, m / 4, t / 4)."""
         x = self.conv_in(x)
         for level in self.levels:
             x = level(x)
-        return x
-
-    @property
-    def blocks(self) -> list[nn.Module]:
-        """What changes the map and keeps its shape."""
-        return self.middle.blocks
-
-    def tail(self, x: Tensor) -> Tensor:
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return self.conv_out(F.silu(self.norm_out(self.middle(x))))
 
 
 class Decoder(nn.Module):
     """(b, 8, f, t) -> (b, 1, 4 f, 4 t)."""
-
-    levels: Any  # mypy does not know what a ModuleList holds
 
     def __init__(self, config: VAEConfig):
         super().__init__()
@@ -132,32 +100,14 @@ class Decoder(nn.Module):
         self.conv_out = Conv2d(channels[-1], config.in_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.head(x)
-        for block in self.blocks:
-            x = block(x)
-        return self.tail(x)
-
-    def head(self, x: Tensor) -> Tensor:
-        """Latents to feature map (b, c, f, t)."""
-        return self.conv_in(x)
-
-    @property
-    def blocks(self) -> list[nn.Module]:
-        """What changes the map and keeps its shape."""
-        return [*self.middle.blocks, *self.levels[0].resnets]
-
-    def tail(self, x: Tensor) -> Tensor:
-        """Feature map to spectrogram (b, 1, 4 f, 4 t)."""
-        x = self.levels[0].resample(x)
-        for level in self.levels[1:]:
+        x = self.middle(self.conv_in(x))
+        for level in self.levels:
             x = level(x)
         return self.conv_out(F.silu(self.norm_out(x)))
 
 
 class VAE(nn.Module):
-    """Kingma and Welling's variational autoencoder, as trained by AudioLDM2 on log-mel
-    spectrograms.
-    """
+    """Variational autoencoder (Kingma and Welling 2014) of log-mel spectrograms, AudioLDM2's."""
 
     def __init__(self, config: VAEConfig):
         super().__init__()
@@ -177,7 +127,8 @@ class VAE(nn.Module):
         return mean, log_variance.clamp(-30.0, 20.0)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """(b, 8, t, f) unscaled latents, that is the denoiser's / config.scale_factor -> (b, 4 t, 4
-        f) log-mel.
+        """(b, 8, t, f) unscaled latents -> (b, 4 t, 4 f) log-mel.
+
+        Unscaled are the denoiser's / config.scale_factor.
         """
         return self.decoder(self.post_quant_conv(latents.mT))[:, 0].mT

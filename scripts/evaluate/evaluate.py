@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from audiolitefocus.attention.settings import parse_attention
-from audiolitefocus.audio.files import check_seconds
+from audiolitefocus.audio.length import check_seconds
 from audiolitefocus.options import DEFAULTS, OPTIONS, SHORT, GenerationOptions, flag_of
 from scripts.evaluate.references import DEMO_WORLD, read_references
 from scripts.evaluate.results import Cell, Results, markdown, plot

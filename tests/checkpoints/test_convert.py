@@ -13,8 +13,8 @@ from audiolitefocus.checkpoints.convert import diffusers_keys as diffusers
 from audiolitefocus.checkpoints.convert import original_keys as original
 from audiolitefocus.checkpoints.convert.original_config import Shapes, unet_config
 from audiolitefocus.checkpoints.convert.towers import window_positions
+from audiolitefocus.checkpoints.towers import TOWERS, load_tokenizer, load_tower
 from audiolitefocus.config import BundleConfig, UNetConfig
-from audiolitefocus.models.text_encoder import TOWERS, load_tokenizer, load_tower
 from tests.support.checkpoints import (
     NETWORKS,
     T5,

@@ -6,9 +6,10 @@ import soundfile
 import torch
 
 from audiolitefocus import AudioLDM2Pipeline, LiteFocus
-from audiolitefocus.diffusion.denoise import Known
+from audiolitefocus.diffusion.inpaint import KnownLatents
 from audiolitefocus.diffusion.recording import FADE_SECONDS, PEAK, Recording
 from audiolitefocus.models.text_encoder import TextEncoder
+from audiolitefocus.options import GenerationOptions
 
 RATE = 16000
 BATCH_TOLERANCE = 1e-4  # rounding of batched matrix products, through steps and the vocoder
@@ -31,8 +32,8 @@ def tone(seconds: float, hertz: float = 440.0, loud: float = 0.3) -> torch.Tenso
 
 def taken(waveform: torch.Tensor, *, inpaint=None, seconds=None, strength=None) -> Recording:
     init, on = (waveform, None) if seconds is None else (None, waveform)
-    options = {"strength": strength, "inpaint": inpaint, "seconds": seconds, "rate": RATE}
-    return Recording.take(init, on, **options)
+    options = {"strength": strength, "inpaint": inpaint, "audio_length_in_s": seconds}
+    return Recording.load(GenerationOptions(init_audio=init, continue_audio=on, **options), RATE)
 
 
 SPANS = {
@@ -54,7 +55,7 @@ def test_all_but_the_span_is_the_recording_bit_for_bit(case, size):
     recording = taken(waveform, **options)
     assert recording.span == (start, stop)
     made = 0.8 * torch.rand(2, recording.samples, generator=seeded(1)) - 0.4
-    joined = torch.cat(list(recording.restore(made.split(size, dim=1))), dim=1)
+    joined = torch.cat(list(recording.splice(made.split(size, dim=1))), dim=1)
     assert joined.shape == made.shape
     for clip in joined:
         assert torch.equal(clip[:start], waveform[:start])
@@ -67,7 +68,7 @@ def test_the_joint_is_exact_where_float32_cannot_count_samples():
     waveform = torch.ones(20 * 60 * RATE + 1) / 2
     recording = taken(waveform, seconds=20 * 60 + 1)
     start, stop = recording.span
-    (joined,) = next(iter(recording.restore([torch.zeros(1, stop)])))
+    (joined,) = next(iter(recording.splice([torch.zeros(1, stop)])))
     assert torch.equal(joined[:start], waveform)
     assert joined[start : start + FADE].diff().max() < 0 and not joined[start + FADE :].any()
 
@@ -80,7 +81,7 @@ def test_joints_are_no_steps(case, loud):
     """
     recording = taken(tone(1.0, 440, loud), **SPANS[case][0])
     made = torch.cos(2 * torch.pi * 300 * torch.arange(recording.samples) / RATE) * PEAK
-    (joined,) = next(iter(recording.restore([made[None]])))
+    (joined,) = next(iter(recording.splice([made[None]])))
     own = max(recording.waveform.diff().abs().max(), made.diff().abs().max() / recording.gain)
     fading = 2 * loud * torch.pi / 2 / FADE
     assert joined.diff().abs().max() <= own + fading
@@ -97,8 +98,8 @@ def test_silence_has_no_level():
 
 def test_nothing_changed_is_the_recordings_latents():
     clean, noise = torch.randn(2, 1, 8, 12, 4, generator=seeded())
-    known = Known(clean, torch.zeros(12, dtype=torch.bool))
-    put_back = known.hold(noise, [0.3, 1.0])
+    known = KnownLatents(clean, torch.zeros(12, dtype=torch.bool))
+    put_back = known.restore(noise, [0.3, 1.0])
     assert torch.equal(put_back(noise * 7, 1), clean)
     torch.testing.assert_close(put_back(noise * 7, 0), 0.3**0.5 * clean + 0.7**0.5 * noise)
 
@@ -168,17 +169,18 @@ def test_inpainting_changes_its_span_alone(pipe):
 
 def test_a_recording_goes_on(pipe):
     waveform = tone(0.7)
-    made = pipe(
+    output = pipe(
         "rain",
         continue_audio=waveform.numpy(),
         audio_length_in_s=pipe.config.trained_seconds + 1,
         generator=seeded(),
         **QUICK,
-    ).audios
+    )
+    made = output.audios
     samples = int((pipe.config.trained_seconds + 1) * RATE)
     assert made.shape == (1, samples) and torch.equal(made[0, : len(waveform)], waveform)
     assert made[0, len(waveform) :].std() > 0
-    assert isinstance(pipe.unet.attention, LiteFocus)  # by the length of the clip
+    assert isinstance(output.attention, LiteFocus)  # by the length of the clip
 
 
 def test_a_clip_from_a_recording_does_not_depend_on_its_batch(pipe):
@@ -194,9 +196,8 @@ def test_files_of_other_rates_and_channels_are_resampled(pipe, tmp_path):
     soundfile.write(tmp_path / "x.flac", stereo, 44100)
     options = {**QUICK, "inpaint": (0.1, 0.2), "generator": seeded()}
     (made,) = pipe("x", init_audio=tmp_path / "x.flac", **options).audios
-    recorded = Recording.take(
-        tmp_path / "x.flac", None, strength=None, inpaint=(0.1, 0.2), seconds=None, rate=RATE
-    ).waveform
+    chosen = GenerationOptions(init_audio=tmp_path / "x.flac", inpaint=(0.1, 0.2))
+    recorded = Recording.load(chosen, RATE).waveform
     assert len(made) == len(recorded) == -(-16000 * 160 // 441)
     assert torch.equal(made[:1600], recorded[:1600]) and torch.equal(made[3200:], recorded[3200:])
 
@@ -213,19 +214,31 @@ REFUSALS = {
     "strength 2": ({"init_audio": tone(1.0), "strength": 2.0}, "strength 2.0"),
     "strength nan": ({"init_audio": tone(1.0), "strength": float("nan")}, "strength nan"),
     "strength text": ({"init_audio": tone(1.0), "strength": "much"}, "strength 'much'"),
-    "no step left": ({"init_audio": tone(1.0), "strength": 0.1}, "strength 0.1 of 3 steps"),
+    "no step left": (
+        {"init_audio": tone(1.0), "strength": 0.1},
+        "strength 0.1 of num_inference_steps 3",
+    ),
     "strength of nothing": ({"strength": 0.5}, "init_audio"),
     "span of nothing": ({"inpaint": (0, 1)}, "init_audio"),
-    "span outside": ({"init_audio": tone(1.0), "inpaint": (0.5, 1.1)}, "has 1.00 s only"),
-    "span before": ({"init_audio": tone(1.0), "inpaint": (-0.5, 1)}, "inpaint -0.5"),
+    "span outside": ({"init_audio": tone(1.0), "inpaint": (0.5, 1.1)}, "has only 1.00 s"),
+    "span before": (
+        {"init_audio": tone(1.0), "inpaint": (-0.5, 1)},
+        r"inpaint \(-0.5, 1\): must be START:END",
+    ),
     "span reversed": ({"init_audio": tone(1.0), "inpaint": (0.5, 0.2)}, "must end after"),
     "span empty": ({"init_audio": tone(1.0), "inpaint": (0.5, 0.5)}, "must end after"),
-    "span of no sample": ({"init_audio": tone(1.0), "inpaint": (0.5, 0.50001)}, "not one sample"),
-    "span nan": ({"init_audio": tone(1.0), "inpaint": (0, float("nan"))}, "inpaint nan"),
-    "span of one": ({"init_audio": tone(1.0), "inpaint": (0.5,)}, "two numbers"),
+    "span of no sample": (
+        {"init_audio": tone(1.0), "inpaint": (0.5, 0.50001)},
+        "less than one sample",
+    ),
+    "span nan": ({"init_audio": tone(1.0), "inpaint": (0, float("nan"))}, r"inpaint \(0, nan\)"),
+    "span of one": ({"init_audio": tone(1.0), "inpaint": (0.5,)}, "START:END"),
     "both": ({"init_audio": tone(1.0), "continue_audio": tone(1.0)}, "either"),
-    "length given": ({"init_audio": tone(1.0), "audio_length_in_s": 2.0}, "as long as that"),
-    "no length": ({"continue_audio": tone(1.0)}, "needs the duration"),
+    "length given": (
+        {"init_audio": tone(1.0), "audio_length_in_s": 2.0},
+        "use continue_audio to extend",
+    ),
+    "no length": ({"continue_audio": tone(1.0)}, "needs audio_length_in_s"),
     "not longer": ({"continue_audio": tone(1.0), "audio_length_in_s": 1.0}, "longer than"),
     "strength of a continuation": (
         {"continue_audio": tone(1.0), "audio_length_in_s": 2.0, "strength": 0.5},
@@ -242,7 +255,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-def test_nonsense_is_refused_before_any_work(pipe, case, monkeypatch):
+def test_invalid_recordings_are_refused_before_any_work(pipe, case, monkeypatch):
     arguments, message = REFUSALS[case]
     monkeypatch.setattr(TextEncoder, "encode", lambda *_, **__: pytest.fail("work has begun"))
     with pytest.raises(ValueError, match=message):

@@ -5,12 +5,14 @@ import pytest
 import torch
 
 from audiolitefocus.config import ScheduleConfig
-from audiolitefocus.diffusion import samplers as sampling
-from audiolitefocus.diffusion.denoise import timesteps_of
+from audiolitefocus.diffusion import samplers
+from audiolitefocus.diffusion.guidance import guide
+from audiolitefocus.diffusion.noise import ClipNoise
+from audiolitefocus.diffusion.schedule import alphas_cumprod, timesteps_of
 
 STEP_TOLERANCE = 2e-5  # diffusers multiplies 1000 alphas in float32, we in float64
 SCHEDULE = ScheduleConfig()
-ALPHAS = sampling.alphas_cumprod(SCHEDULE)
+ALPHAS = alphas_cumprod(SCHEDULE)
 
 
 def toy_noise(latents: torch.Tensor, timestep: int) -> torch.Tensor:
@@ -42,11 +44,11 @@ def test_schedule_equals_diffusers():
 def test_ddim_equals_diffusers_step_by_step(steps, eta):
     scheduler = ddim_scheduler()
     scheduler.set_timesteps(steps)
-    timesteps = timesteps_of("ddim", steps, SCHEDULE)
+    timesteps = timesteps_of("ddim", steps, 1000)
     assert timesteps == scheduler.timesteps.tolist()
     latents = expected = torch.randn(2, 8, 16, 16, generator=torch.Generator().manual_seed(steps))
     noise = torch.randn(steps, 2, 8, 16, 16, generator=torch.Generator().manual_seed(1))
-    ours = sampling.ddim(
+    ours = samplers.ddim(
         lambda x, i: toy_noise(x, timesteps[i]),
         latents,
         timesteps,
@@ -59,9 +61,7 @@ def test_ddim_equals_diffusers_step_by_step(steps, eta):
         options = {"eta": eta, "variance_noise": noise[step]} if eta else {}
         expected = scheduler.step(predicted, timesteps[step], expected, **options).prev_sample
         torch.testing.assert_close(latents, expected, rtol=STEP_TOLERANCE, atol=STEP_TOLERANCE)
-        expected = (
-            latents  # the toy denoiser is chaotic: compare steps, not their accumulated rounding
-        )
+        expected = latents  # the toy denoiser is chaotic: compare steps, not accumulated rounding
     assert step == steps - 1
 
 
@@ -70,13 +70,13 @@ def test_dpm_solver_equals_diffusers_step_by_step(steps):
     diffusers = pytest.importorskip("diffusers")
     scheduler = diffusers.DPMSolverMultistepScheduler.from_config(ddim_scheduler().config)
     scheduler.set_timesteps(steps)
-    timesteps = timesteps_of("dpm++", steps, SCHEDULE)
+    timesteps = timesteps_of("dpm++", steps, 1000)
     assert timesteps == scheduler.timesteps.tolist()
     latents = expected = torch.randn(2, 8, 16, 16, generator=torch.Generator().manual_seed(steps))
     predicted = [
         torch.randn(latents.shape, generator=torch.Generator().manual_seed(i)) for i in range(steps)
     ]
-    ours = sampling.dpm_solver(lambda x, i: predicted[i], latents, timesteps, ALPHAS)
+    ours = samplers.dpm_solver(lambda x, i: predicted[i], latents, timesteps, ALPHAS)
     for step, latents in enumerate(ours):
         expected = scheduler.step(predicted[step], timesteps[step], expected).prev_sample
         scale = expected.abs().max().item()
@@ -87,39 +87,39 @@ def test_dpm_solver_equals_diffusers_step_by_step(steps):
 
 
 def test_trained_timesteps_are_the_papers():
-    timesteps = timesteps_of("ddim", 200, SCHEDULE)
+    timesteps = timesteps_of("ddim", 200, 1000)
     assert timesteps[:2] == [996, 991] and timesteps[-2:] == [6, 1]
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpm++"])
 @pytest.mark.parametrize("steps", [1, 3, 100, 999, 1000])
 def test_timesteps_decrease_within_training(sampler, steps):
-    timesteps = timesteps_of(sampler, steps, SCHEDULE)
+    timesteps = timesteps_of(sampler, steps, 1000)
     assert len(timesteps) == steps
     assert all(0 <= low <= high <= 999 for high, low in zip(timesteps, timesteps[1:], strict=False))
 
 
 def test_steps_that_leave_the_schedule_uncovered_are_named():
     with pytest.warns(UserWarning, match="600 DDIM steps of 1 cover only 600 .* take 500 steps"):
-        timesteps_of("ddim", 600, SCHEDULE)
+        timesteps_of("ddim", 600, 1000)
 
 
-def test_guidance():
+def test_guidance_extrapolates_from_unconditional_to_conditional():
     noise = torch.tensor([[1.0], [3.0]])
-    assert sampling.guide(noise, 2.5).item() == 1.0 + 2.5 * 2.0
+    assert guide(noise, 2.5).item() == 1.0 + 2.5 * 2.0
 
 
 def test_initial_noise_is_what_diffusers_draws():
     shape = (8, 16, 16)
-    one = sampling.ClipNoise(torch.Generator().manual_seed(5), 3).initial(shape)
+    one = ClipNoise(torch.Generator().manual_seed(5), 3).initial(shape)
     assert torch.equal(one, torch.randn(3, *shape, generator=torch.Generator().manual_seed(5)))
     each = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
-    many = sampling.ClipNoise(each, 2).initial(shape)
+    many = ClipNoise(each, 2).initial(shape)
     assert torch.equal(many[1:], torch.randn(1, *shape, generator=torch.Generator().manual_seed(2)))
 
 
 def test_a_clips_noise_does_not_depend_on_how_many_there_are():
-    streams = [sampling.ClipNoise(torch.Generator().manual_seed(5), clips) for clips in (1, 4)]
+    streams = [ClipNoise(torch.Generator().manual_seed(5), clips) for clips in (1, 4)]
     for draw in ("initial", "fresh", "fresh"):
         alone, together = (getattr(stream, draw)((8, 16, 16)) for stream in streams)
         assert torch.equal(alone[0], together[0])
@@ -128,35 +128,34 @@ def test_a_clips_noise_does_not_depend_on_how_many_there_are():
 
 def test_one_generator_given_for_each_of_its_clips_is_that_generator():
     one, same = (torch.Generator().manual_seed(5) for _ in range(2))
-    noises = sampling.ClipNoise(one, 3), sampling.ClipNoise([same] * 3, 3)
+    noises = ClipNoise(one, 3), ClipNoise([same] * 3, 3)
     for draw in ("initial", "fresh"):
         expected, drawn = (getattr(noise, draw)((8, 4)) for noise in noises)
         assert torch.equal(expected, drawn)
 
 
 def test_a_part_draws_what_its_clips_would_have_drawn_together():
-    noise = sampling.ClipNoise(torch.Generator().manual_seed(5), 4)
+    noise = ClipNoise(torch.Generator().manual_seed(5), 4)
     noise.fresh((8, 4))
-    together = sampling.ClipNoise(torch.Generator().manual_seed(5), 4)
-    part = noise.part(slice(1, 3))
+    together = ClipNoise(torch.Generator().manual_seed(5), 4)
+    part = noise[1:3]
     for _ in range(2):
         assert torch.equal(part.fresh((8, 4)), together.fresh((8, 4))[1:3])
 
 
 def test_fresh_noise_is_new_each_time_and_unlike_the_initial_noise():
-    stream = sampling.ClipNoise(torch.Generator().manual_seed(5), 1)
+    stream = ClipNoise(torch.Generator().manual_seed(5), 1)
     drawn = torch.stack(
         [stream.initial((8, 64, 16)), stream.fresh((8, 64, 16)), stream.fresh((8, 64, 16))]
     )
     correlation = torch.corrcoef(drawn.flatten(1))
-    assert (
-        correlation - torch.eye(3)
-    ).abs().max() < 0.05  # 8192 independent values: sigma is 0.011
+    # of 8192 independent values: sigma is 0.011
+    assert (correlation - torch.eye(3)).abs().max() < 0.05
 
 
 def test_no_generator_is_unpredictable_and_leaves_the_global_state():
     before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    first, second = (sampling.ClipNoise(None, 1).initial((4,)) for _ in range(2))
+    first, second = (ClipNoise(None, 1).initial((4,)) for _ in range(2))
     assert not torch.equal(first, second)
     assert torch.equal(before, torch.get_rng_state())
     assert (numpy_before == np.random.get_state()[1]).all()
@@ -164,4 +163,4 @@ def test_no_generator_is_unpredictable_and_leaves_the_global_state():
 
 def test_a_wrong_number_of_generators_is_an_error():
     with pytest.raises(ValueError, match="1 generators for 2 clips"):
-        sampling.ClipNoise([torch.Generator()], 2)
+        ClipNoise([torch.Generator()], 2)

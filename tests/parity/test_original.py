@@ -9,7 +9,7 @@ from torch import Tensor
 
 from audiolitefocus.checkpoints.bundle import load_component
 from audiolitefocus.checkpoints.convert import convert_checkpoint
-from audiolitefocus.models.text_encoder import TOWERS, load_tower
+from audiolitefocus.checkpoints.towers import TOWERS, load_tower
 from tests.support.checkpoints import FULL_UNET, NETWORKS, UNET
 from tests.support.compare import compare_unets
 from tests.support.original_layout import extra_tensors, published_keys, unet_names

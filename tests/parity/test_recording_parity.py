@@ -10,9 +10,9 @@ import torch
 
 from audiolitefocus import AudioLDM2Pipeline
 from audiolitefocus.config import ScheduleConfig
-from audiolitefocus.diffusion import samplers as sampling
-from audiolitefocus.diffusion.denoise import timesteps_of
 from audiolitefocus.diffusion.recording import PEAK, Recording
+from audiolitefocus.diffusion.schedule import add_noise, alphas_cumprod, timesteps_of
+from audiolitefocus.options import GenerationOptions
 from tests.support.checkpoints import SCHEDULER
 from tests.support.compare import assert_same
 
@@ -49,20 +49,22 @@ def test_the_last_timesteps_are_diffusers(sampler, steps, strength):
     stand_in = SimpleNamespace(scheduler=scheduler)
     get_timesteps = diffusers.StableDiffusionImg2ImgPipeline.get_timesteps
     expected, count = get_timesteps(stand_in, steps, strength, "cpu")
+    chosen = {"init_audio": "x.wav", "strength": strength, "num_inference_steps": steps}
     if count == 0:
-        with pytest.raises(ValueError, match="not one whole step"):
-            timesteps_of(sampler, steps, ScheduleConfig(), strength)
+        with pytest.raises(ValueError, match="less than one step"):
+            GenerationOptions(**chosen)
     else:
-        assert timesteps_of(sampler, steps, ScheduleConfig(), strength) == expected.tolist()
+        taken = GenerationOptions(**chosen).steps_taken
+        assert timesteps_of(sampler, steps, 1000, taken) == expected.tolist()
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpm++"])
 def test_noise_is_added_as_by_diffusers(sampler):
-    scheduler, alphas = scheduler_of(sampler), sampling.alphas_cumprod(ScheduleConfig())
+    scheduler, alphas = scheduler_of(sampler), alphas_cumprod(ScheduleConfig())
     scheduler.set_timesteps(200)
     clean, noise = torch.randn(2, 3, 8, 32, 8, generator=torch.Generator().manual_seed(0))
     for timestep in scheduler.timesteps[::20]:
-        found = sampling.add_noise(clean, noise, alphas[timestep])
+        found = add_noise(clean, noise, alphas[timestep])
         expected = scheduler.add_noise(clean, noise, timestep[None])
         torch.testing.assert_close(found, expected, rtol=NOISE_TOLERANCE, atol=NOISE_TOLERANCE)
 
@@ -82,7 +84,7 @@ def latents_of(waveform: np.ndarray, theirs) -> torch.Tensor:
 
 
 def test_latents_of_a_recording_are_diffusers(ours, tiny_pipeline):
-    taken = Recording.take(recording(), None, strength=None, inpaint=None, seconds=None, rate=16000)
+    taken = Recording.load(GenerationOptions(init_audio=recording()), 16000)
     with torch.inference_mode():
         found = taken.encode(ours.vae, ours.config.vocoder, FRAMES).latents
     assert_same(found, latents_of(recording(), tiny_pipeline))

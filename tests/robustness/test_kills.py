@@ -1,71 +1,171 @@
-"""Clips killed at every moment: a sound is whole and beside the JSON that describes it, or what was
-there before; and the next run recovers.
+"""Processes that are killed, interrupted, or write the same thing at once: what is there is whole,
+and the next run makes what is missing.
 """
 
-import random
+import json
+import os
 import shutil
 import signal
-import sys
-from collections.abc import Callable
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from audiolitefocus import AudioLDM2Pipeline
-from audiolitefocus.batch.clips import ClipRequest, is_saved, read_recipe, save_clip
+from audiolitefocus.atomic import atomic_folder
+from audiolitefocus.audio.files import write_sound
 from audiolitefocus.checkpoints.bundle import sha256
-from audiolitefocus.options import GenerationOptions
-from audiolitefocus.pipeline import AudioOutput
-from tests.support.children import FILE_EVENTS, FORK, at_once, forked, hidden, moments
-from tests.support.command import QUICK, run
+from tests.support.checkpoints import digests
+from tests.support.children import PATIENCE, forked, hidden, kill_after, start, wait_until
+from tests.support.command import QUICK, assert_failed, run
 
-
-@pytest.fixture(scope="module")
-def pipe(tiny_bundle):
-    return AudioLDM2Pipeline.from_pretrained(tiny_bundle, device="cpu")
-
-
-def loud(level: float, samples: int = 1600) -> AudioOutput:
-    return AudioOutput(np.full((1, samples), level, np.float32), 16000)
+RATE = 16000
+STEP_SECONDS = 10  # an interrupt waits for a step of some 20 ms; the rest is Python's own exit
 
 
 def described(sound: Path) -> bool:
-    """Whether the JSON beside a sound is of this very sound."""
-    return read_recipe(sound.with_suffix(".json")).get("sha256") == sha256(sound)
+    """True if a sound and the JSON beside it belong together."""
+    return json.loads(sound.with_suffix(".json").read_text())["sha256"] == sha256(sound)
 
 
-def test_a_new_clip_killed_at_any_moment(pipe, tmp_path):
-    clip, seen = ClipRequest("a", tmp_path / "a.wav", GenerationOptions(seed=0)), set()
-    for _ in moments(lambda: save_clip(pipe, clip, loud(0.5))):
-        there = {path.suffix for path in tmp_path.iterdir() if path.name[0] != "."}
-        seen.add(frozenset(there))
-        assert is_saved(pipe, clip) == (".wav" in there)
-        remove(tmp_path)
-    assert seen == {frozenset(), frozenset({".json"}), frozenset({".json", ".wav"})}
-    assert is_saved(pipe, clip) and not hidden(tmp_path)
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name[0] != ".")
 
 
-def test_a_clip_made_anew_is_killed_at_any_moment(pipe, tmp_path):
-    """There is always a sound, and one without its own JSON is not taken for finished."""
-    clip, seen = ClipRequest("a", tmp_path / "a.wav", GenerationOptions(seed=0)), set()
-    save_clip(pipe, clip, loud(0.25))
-    for _ in moments(lambda: save_clip(pipe, clip, loud(0.5))):
-        samples, _ = soundfile.read(clip.path)
-        assert len(samples) == 1600 and samples.min() == samples.max()
-        seen.add((samples[0], is_saved(pipe, clip)))
-        save_clip(pipe, clip, loud(0.25))
-        assert is_saved(pipe, clip) and not hidden(tmp_path)
-    assert seen == {(0.25, True), (0.25, False), (0.5, True)}
+# Killed before, between and after the renames
 
 
-def test_two_processes_write_the_same_clip(pipe, tmp_path):
-    clip = ClipRequest("a", tmp_path / "a.wav", GenerationOptions(seed=0))
-    works = [lambda s=s: save_clip(pipe, clip, loud(s, 160_000)) for s in (0.25, 0.5, 0.75)]
-    for _ in range(10):
-        assert at_once(*works) == [0, 0, 0]
-        assert is_saved(pipe, clip) and not hidden(tmp_path)
+@pytest.mark.parametrize("renames", [0, 1])
+def test_a_sound_file_is_the_old_one_or_the_new_one(renames, tmp_path):
+    target = tmp_path / "x.wav"
+    write_sound(target, np.zeros(RATE, np.float32), RATE)
+    kill_after(renames, lambda: write_sound(target, np.full(RATE, 0.5, np.float32), RATE))
+    samples, _ = soundfile.read(target)
+    assert len(samples) == RATE and (samples == renames * 0.5).all()
+    assert len(hidden(tmp_path)) == 1 - renames
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_a_clip_appears_after_its_json(renames, tmp_path):
+    command = ("generate", "x", *QUICK, "-o", "x.wav")
+    kill_after(renames, lambda: run(*command, cwd=tmp_path))
+    assert names(tmp_path) == ["x.json", "x.wav"][:renames]
+    again = run(*command, cwd=tmp_path)
+    if renames == 2:
+        assert_failed(again, "x.wav exists", "--force")
+    else:
+        assert again.returncode == 0, again.stderr
+    assert described(tmp_path / "x.wav")
+
+
+def test_a_sound_whose_json_is_of_another_one_is_made_again(tmp_path):
+    (tmp_path / "prompts").write_text("bell|x")
+    command = ("generate", "--prompts", "prompts", "-o", ".", *QUICK)
+    assert run(*command, cwd=tmp_path).returncode == 0
+    first = sha256(tmp_path / "x.wav")
+    kill_after(1, lambda: run(*command, "--seed", "8", cwd=tmp_path))
+    assert sha256(tmp_path / "x.wav") == first and not described(tmp_path / "x.wav")
+    again = run(*command, "--seed", "8", cwd=tmp_path)
+    assert "1 made, 0 there already" in again.stdout and described(tmp_path / "x.wav")
+
+
+@pytest.mark.parametrize("renames", [1, 2, 3])
+def test_a_batch_keeps_the_clips_that_are_finished(renames, tmp_path):
+    (tmp_path / "prompts").write_text("bell|a\nwind|b")
+    command = ("generate", "--prompts", "prompts", "-o", "clips", *QUICK)
+    kill_after(renames, lambda: run(*command, cwd=tmp_path))
+    assert names(tmp_path / "clips") == ["a.json", "a.wav", "b.json", "b.wav"][:renames]
+    finished = renames // 2
+    again = run(*command, cwd=tmp_path)
+    assert f"{2 - finished} made, {finished} there already" in again.stdout, again.stderr
+    assert all(described(tmp_path / "clips" / name) for name in ("a.wav", "b.wav"))
+
+
+def write_bundle(destination: Path, number: int) -> None:
+    """A stand-in for a bundle, of two files."""
+    with atomic_folder(destination, force=True) as folder:
+        for name in ("config.json", "more.json"):
+            (folder / name).write_text(json.dumps({"format": 1, "unet": number}))
+
+
+def bundle_number(folder: Path) -> int | None:
+    """Which stand-in a folder is, if it is there; and if it is, it is whole."""
+    if not folder.exists():
+        return None
+    first, second = (json.loads((folder / n).read_text()) for n in ("config.json", "more.json"))
+    assert first == second
+    return first["unet"]
+
+
+@pytest.mark.parametrize("renames, there", enumerate([1, None, 2, 2]))
+def test_a_bundle_is_the_old_one_or_the_new_one(renames, there, tmp_path):
+    target = tmp_path / "bundle"
+    write_bundle(target, 1)
+    kill_after(renames, lambda: write_bundle(target, 2))
+    assert bundle_number(target) == there
+    with pytest.raises(ValueError, match="exists; pass --force"), atomic_folder(target):
+        pass
+    assert bundle_number(target) == (there or 1)  # where it was moved aside, it has come back
+    write_bundle(target, 3)
+    assert bundle_number(target) == 3
+
+
+# Killed outright, or interrupted: processes of their own, as a person starts them
+
+
+def kill(process) -> None:
+    process.kill()
+    assert process.wait(PATIENCE) == -signal.SIGKILL
+
+
+def test_generate_killed_while_it_denoises(tmp_path):
+    process = start("generate", "x", *QUICK, "--steps", "1000", "-o", "x.wav", cwd=tmp_path)
+    wait_until(lambda: "/1000" in (tmp_path / "said").read_text(), process, tmp_path)
+    kill(process)
+    assert os.listdir(tmp_path) == ["said"]
+    assert run("generate", "x", *QUICK, "-o", "x.wav", cwd=tmp_path).returncode == 0
+
+
+def prompts_with_a_long_one(folder: Path) -> tuple[str, ...]:
+    """A command whose first clip is made at once and whose second one takes half a minute."""
+    lines = [json.dumps({"prompt": p, "name": p, "steps": n}) for p, n in (("a", 2), ("b", 900))]
+    (folder / "prompts").write_text("\n".join(lines))
+    return ("generate", "--prompts", "prompts", "--out", "clips", *QUICK)
+
+
+def test_generate_prompts_killed_at_the_second_clip(tmp_path):
+    command = prompts_with_a_long_one(tmp_path)
+    process = start(*command, cwd=tmp_path)
+    wait_until((tmp_path / "clips" / "a.wav").exists, process, tmp_path)
+    kill(process)
+    assert names(tmp_path / "clips") == ["a.json", "a.wav"] and not hidden(tmp_path / "clips")
+    prompts = tmp_path / "prompts"
+    prompts.write_text(prompts.read_text().replace("900", "2"))
+    again = run(*command, cwd=tmp_path)
+    assert "1 made, 1 there already" in again.stdout, again.stderr
+
+
+def test_convert_killed_while_it_writes(diffusers_folder, tmp_path):
+    process = start("convert", diffusers_folder, "bundle", cwd=tmp_path)
+    wait_until(lambda: list(tmp_path.glob(".bundle.*.part/*")), process, tmp_path)
+    kill(process)
+    (left,) = hidden(tmp_path)  # one part; nothing reads it
+    assert not (tmp_path / "bundle").exists()
+    assert run("convert", diffusers_folder, "bundle", cwd=tmp_path).returncode == 0
+    assert run("info", "bundle", cwd=tmp_path).returncode == 0 and hidden(tmp_path) == [left]
+
+
+def test_an_interrupt_stops_within_a_step_and_keeps_what_is_finished(tmp_path):
+    process = start(*prompts_with_a_long_one(tmp_path), cwd=tmp_path)
+    wait_until(lambda: "a.wav (seed" in (tmp_path / "said").read_text(), process, tmp_path)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.wait(PATIENCE)
+    said = (tmp_path / "said").read_text()
+    assert process.returncode == 130 and "Traceback" not in said
+    assert time.monotonic() - began < STEP_SECONDS
+    assert sorted(os.listdir(tmp_path / "clips")) == ["a.json", "a.wav"]
 
 
 def test_a_json_is_kept_unless_a_killed_process_left_it(tmp_path):
@@ -74,90 +174,39 @@ def test_a_json_is_kept_unless_a_killed_process_left_it(tmp_path):
     left, other = found.read_text(), (tmp_path / "x.wav").rename(tmp_path / "x.flac")
     for contents in (left, '{"mine": 1}'):  # of another sound, and of another program
         found.write_text(contents)
-        result = run(*command, cwd=tmp_path)
-        assert result.returncode == 1 and "x.json exists; pass --force" in result.stderr
+        assert_failed(run(*command, cwd=tmp_path), "x.json exists; pass --force")
         assert found.read_text() == contents
         other.unlink(missing_ok=True)
     found.write_text(left)
     assert run(*command, cwd=tmp_path).returncode == 0 and described(tmp_path / "x.wav")
 
 
-def remove(folder: Path) -> None:
-    for path in folder.iterdir():
-        path.unlink()
+# Several at once
 
 
-def dealings(work: Callable[[], object]) -> int:
-    """How often `work` deals with files: the moments at which `forked` can kill it."""
-    here, there = FORK.Pipe(duplex=False)
-
-    def child() -> None:
-        counts = [0]
-        sys.addaudithook(lambda event, _: counts.append(1) if event.startswith(FILE_EVENTS) else 0)
-        work()
-        there.send(sum(counts))
-
-    assert forked(child) == 0
-    return here.recv()
+def test_two_processes_write_the_same_sound(tmp_path):
+    target, ramp = tmp_path / "x.wav", np.linspace(0, 0.5, 40 * RATE, dtype=np.float32)
+    for _ in range(3):
+        assert forked(*[lambda s=s: write_sound(target, s * ramp, RATE) for s in (1, -1)]) == [0, 0]
+        samples, _ = soundfile.read(target)
+        assert len(samples) == len(ramp) and abs(abs(samples.sum()) - ramp.sum()) < 1
+        assert not hidden(tmp_path)
 
 
-def chosen(total: int, count: int) -> list[int]:
-    """Moments to kill at: some of all, and all of the last."""
-    return sorted({*random.Random(0).sample(range(1, total), count), *range(total - 30, total)})
+def test_three_processes_replace_the_same_folder(tmp_path):
+    target = tmp_path / "bundle"
+    for _ in range(10):
+        codes = forked(*[lambda n=n: write_bundle(target, n) for n in (1, 2, 3)])
+        assert 0 in codes and set(codes) <= {0, 1}
+        assert bundle_number(target) in (1, 2, 3) and not hidden(tmp_path)
 
 
-@pytest.mark.slow
-def test_generate_killed_at_many_moments(tmp_path):
-    command = ("generate", "x", *QUICK, "-o", "x.wav")
+def test_two_conversions_into_one_folder(diffusers_folder, tmp_path):
+    def convert() -> None:
+        assert run("convert", diffusers_folder, "bundle", cwd=tmp_path).returncode == 0
 
-    def work() -> None:
-        assert run(*command, cwd=tmp_path).returncode == 0
-
-    work()  # once here: children have everything imported then
-    wanted = sha256(tmp_path / "x.wav")
-    remove(tmp_path)
-    total, killed = dealings(work), 0
-    for moment in chosen(total, 12):  # each is the next run of the one before, and not in its way
-        status = forked(work, kill_at=moment)
-        assert status in (0, -signal.SIGKILL)
-        killed += status != 0
-        if (tmp_path / "x.wav").exists():
-            assert described(tmp_path / "x.wav") and sha256(tmp_path / "x.wav") == wanted
-            remove(tmp_path)
-    assert forked(work) == 0 and sha256(tmp_path / "x.wav") == wanted
-    assert described(tmp_path / "x.wav") and not hidden(tmp_path)
-    print(f"{killed} runs of generate killed at one of {total} moments")
-    assert killed > 30
-
-
-@pytest.mark.slow
-def test_a_batch_killed_at_many_moments(tmp_path):
-    names = ("a", "b", "c")
-    (tmp_path / "prompts").write_text("\n".join(f"bell {name}|{name}" for name in names))
-    command = ("generate", "--prompts", "prompts", "--out", "clips", "--batch-size", "2", *QUICK)
-    clips = [tmp_path / "clips" / f"{name}.wav" for name in names]
-
-    def work() -> None:
-        assert run(*command, cwd=tmp_path).returncode == 0
-
-    work()
-    wanted = [sha256(clip) for clip in clips]
-    shutil.rmtree(tmp_path / "clips")
-    total, killed, kept = dealings(work), 0, 0
-    for moment in chosen(total, 12):
-        before = {clip: clip.stat().st_mtime_ns for clip in clips if clip.exists()}
-        if len(before) == len(clips):
-            shutil.rmtree(tmp_path / "clips")
-            before = {}
-        status = forked(work, kill_at=moment)
-        assert status in (0, -signal.SIGKILL)
-        killed += status != 0
-        assert all(described(clip) for clip in clips if clip.exists())
-        assert before == {clip: clip.stat().st_mtime_ns for clip in before}  # not made again
-        kept += len(before)
-    assert forked(work) == 0 and not hidden(tmp_path / "clips")
-    assert [sha256(clip) for clip in clips] == wanted
-    print(
-        f"{killed} batches killed at one of {total} moments; {kept} finished clips found and kept"
-    )
-    assert killed > 20 and kept
+    convert()
+    wanted = digests(tmp_path / "bundle")
+    shutil.rmtree(tmp_path / "bundle")
+    assert sorted(forked(convert, convert)) == [0, 1]  # the second one finds that it exists
+    assert digests(tmp_path / "bundle") == wanted and not hidden(tmp_path)

@@ -22,7 +22,7 @@ from torch import nn
 
 from audiolitefocus.checkpoints.bundle import sha256
 from audiolitefocus.checkpoints.convert import convert_checkpoint
-from audiolitefocus.models.text_encoder import TOWERS
+from audiolitefocus.checkpoints.towers import TOWERS
 
 NETWORKS = ("unet", "vae", "vocoder", "projection")
 WEIGHTS = [

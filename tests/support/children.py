@@ -1,60 +1,23 @@
-"""Child processes for tests of faults: forks, which have everything imported already."""
+"""Child processes for tests of faults: forks, which have everything imported, and real commands."""
 
 import contextlib
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 FORK = multiprocessing.get_context("fork")
 PATIENCE = 120.0  # seconds for what takes a few, before a test gives up
-FILE_EVENTS = ("open", "os.", "shutil.", "fcntl.")  # of Python's audit hooks
 
 
-def forked(work: Callable[[], object], *, kill_at: int | None = None) -> int:
-    """The exit code of `work` in a child, which SIGKILL ends at its n-th dealing with files."""
-
-    def child() -> None:
-        torch.set_num_threads(1)
-        if kill_at is not None:
-            sys.addaudithook(_killer(kill_at))
-        work()
-
-    process = FORK.Process(target=child)
-    process.start()
-    process.join(PATIENCE)
-    assert process.exitcode is not None, "the child hangs"
-    return process.exitcode
-
-
-def _killer(moment: int):
-    left = moment
-
-    def count(event: str, arguments: tuple) -> None:
-        nonlocal left
-        if event.startswith(FILE_EVENTS):
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    return count
-
-
-def moments(work: Callable[[], object]) -> Iterator[int]:
-    """Run `work` again and again, killed one moment later each time, until it is not."""
-    moment = 1
-    while (status := forked(work, kill_at=moment)) == -signal.SIGKILL:
-        yield moment
-        moment += 1
-    assert status == 0 and moment > 5
-
-
-def at_once(*works: Callable[[], object]) -> list[int]:
-    """Exit codes of children that start together."""
+def forked(*works: Callable[[], object]) -> list[int]:
+    """Exit codes of children that start together, one for each of the works."""
     barrier = FORK.Barrier(len(works))
 
     def child(work: Callable[[], object]) -> None:
@@ -71,5 +34,50 @@ def at_once(*works: Callable[[], object]) -> list[int]:
     return [process.exitcode for process in processes]
 
 
+def kill_after(renames: int, work: Callable[[], object]) -> None:
+    """Run `work` in a child that is killed after so many `os.replace`, or before the first one."""
+
+    def child() -> None:
+        done, replace = 0, os.replace
+
+        def killing(source, target) -> None:
+            nonlocal done
+            if done == renames:
+                os.kill(os.getpid(), signal.SIGKILL)
+            replace(source, target)
+            done += 1
+            if done == renames:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        os.replace = killing
+        work()
+
+    assert forked(child) == [-signal.SIGKILL]
+
+
 def hidden(folder: Path) -> list[str]:
     return [name for name in os.listdir(folder) if name.startswith(".")]
+
+
+def start(*arguments: str | Path, cwd: Path) -> subprocess.Popen:
+    """The command as a process of its own, which Ctrl-C reaches even under nohup."""
+    command = [sys.executable, "-m", "audiolitefocus", *map(str, arguments)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    with open(cwd / "said", "w") as said:
+        return subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=environment,
+            stdout=said,
+            stderr=said,
+            # An ignored signal stays ignored in children: nohup and `make test &` ignore this one.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+
+
+def wait_until(reached: Callable[[], object], process: subprocess.Popen, cwd: Path) -> None:
+    """Return when `reached()` is true of a process that is still running."""
+    until = time.monotonic() + PATIENCE
+    while not reached():
+        assert time.monotonic() < until and process.poll() is None, (cwd / "said").read_text()
+        time.sleep(0.001)

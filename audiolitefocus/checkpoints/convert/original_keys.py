@@ -32,8 +32,8 @@ from audiolitefocus.checkpoints.convert.towers import (
     tower_config,
     tower_part,
 )
+from audiolitefocus.checkpoints.towers import TOWERS
 from audiolitefocus.config import BundleConfig, UNetConfig, VAEConfig
-from audiolitefocus.models.text_encoder import TOWERS
 
 # Where each of our files lies in the checkpoint. The longest prefix counts.
 PREFIXES = {

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from audiolitefocus.atomic import atomic_file, atomic_folder
-from audiolitefocus.audio.files import resample
+from audiolitefocus.audio.resample import resample
 from scripts.demo.loop import Losses, Run, train
 from scripts.demo.world.captions import clap_tokenizer
 from scripts.demo.world.clips import CHUNK, chunk, clip

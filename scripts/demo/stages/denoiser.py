@@ -13,7 +13,7 @@ from audiolitefocus.config import ProjectionConfig, ScheduleConfig, TextConfig, 
 from audiolitefocus.diffusion.samplers import alphas_cumprod
 from audiolitefocus.models.condition import Condition
 from audiolitefocus.models.layers import ResnetBlock, Transformer2D, arrange
-from audiolitefocus.models.text_encoder import Projection, write_loa
+from audiolitefocus.models.text_encoder import Projection, generate_loa
 from audiolitefocus.models.unet import UNet
 from audiolitefocus.ops.cpu import Linear
 from scripts.demo.stages.clap import WIDTH
@@ -126,7 +126,7 @@ class Denoiser(nn.Module):
         mask = torch.ones_like(ids)
         t5 = self.t5(input_ids=ids, attention_mask=mask).last_hidden_state
         inputs = self.projection(clap[:, None], t5, mask)
-        loa = write_loa(self.gpt2, *inputs, TextConfig().loa_tokens)
+        loa = generate_loa(self.gpt2, *inputs, TextConfig().loa_tokens)
         empty = self.t5(input_ids=ids.new_full((1, 1), self.end)).last_hidden_state
         empty = F.pad(empty, (0, 0, 0, ids.shape[1] - 1))  # 1 s c
         first = F.pad(mask[:1, :1], (0, ids.shape[1] - 1))  # 1 s

@@ -1,44 +1,52 @@
 """From what a user names to a bundle: names, folders, the hub, devices and dtypes."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from audiolitefocus import AudioLDM2Pipeline
-from audiolitefocus.checkpoints.resolve import choose_device, choose_dtype, locate
+from audiolitefocus.checkpoints.resolve import choose_device, choose_dtype, resolve_bundle
 from audiolitefocus.config import demo_folder
-from tests.checkpoints.test_hub import cache, files_of, hub  # noqa: F401  (fixtures)
-from tests.support.hub_server import REPO
+from tests.support.hub_server import COMMIT, REPO, files_of, fill_cache
 
 
 def test_the_demo_needs_no_download():
-    assert locate("demo") == demo_folder()
+    assert resolve_bundle("demo") == demo_folder()
 
 
 def test_a_folder_is_itself(tiny_bundle):
-    assert locate(tiny_bundle) == tiny_bundle
+    assert resolve_bundle(tiny_bundle) == tiny_bundle
 
 
 @pytest.mark.parametrize("name", ["nonesuch", "./no/where", "a/b/c", "/no/such", "", "~/models"])
 def test_unknown_models_are_named_with_what_there_is(name):
     with pytest.raises(ValueError, match="none of the names demo, audioldm2"):
-        locate(name)
+        resolve_bundle(name)
 
 
-def test_a_repository_is_fetched_and_converted_once(hub, cache, diffusers_folder):  # noqa: F811
-    commit = hub.add(REPO, files_of(diffusers_folder))
-    options = {"cache_dir": cache, "device": "cpu"}
+def test_a_repository_is_converted_once(tmp_path, diffusers_folder):
+    fill_cache(tmp_path, files_of(diffusers_folder))
+    options = {"cache_dir": tmp_path, "local_files_only": True, "device": "cpu"}
     pipe = AudioLDM2Pipeline.from_pretrained(REPO, **options)
-    assert pipe.folder.name == commit and pipe.config.provenance["revision"] == commit
+    assert pipe.folder.name == pipe.config.provenance["revision"] == COMMIT
     assert pipe.config.name == REPO
     clip = pipe("a bell", audio_length_in_s=0.64, num_inference_steps=1).audios
     assert clip.shape == (1, 10240)
     written = (pipe.folder / "config.json").stat().st_mtime_ns
-    asked = len(hub.bodies())
     again = AudioLDM2Pipeline.from_pretrained(REPO, **options)
-    assert again.folder == pipe.folder and len(hub.bodies()) == asked
+    assert again.folder == pipe.folder
     assert (again.folder / "config.json").stat().st_mtime_ns == written
-    offline = AudioLDM2Pipeline.from_pretrained(REPO, local_files_only=True, **options)
-    assert offline.folder == pipe.folder
+
+
+def test_loading_a_bundle_does_not_import_the_converter():
+    script = (
+        "import sys; from audiolitefocus import AudioLDM2Pipeline\n"
+        "AudioLDM2Pipeline.from_pretrained('demo', device='cpu')\n"
+        "assert 'audiolitefocus.checkpoints.convert' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_dtypes():
