@@ -226,7 +226,7 @@ def convert(
 @app.command(cls=GroupedCommand)
 def info(folder: Annotated[str, typer.Argument(help="A bundle's folder, or demo.")]) -> None:
     """Print what a bundle is: networks, sizes, where it came from."""
-    from audiolitefocus.checkpoints.describe import describe
+    from audiolitefocus.checkpoints.bundle import describe
 
     for line in describe(folder):
         typer.echo(_printable(line))

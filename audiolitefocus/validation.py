@@ -1,5 +1,7 @@
-"""JSON turned into frozen dataclasses. It may come from anywhere, so nesting, names, types and
-sizes are checked before anything is made of it.
+"""Checks of what comes from outside: JSON turned into dataclasses, and rules for single values.
+
+JSON may come from anywhere, so its size, nesting, names and types are checked before anything is
+made of it. Errors name the entry and its value in one line.
 """
 
 import dataclasses
@@ -9,14 +11,28 @@ import numbers
 import typing
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
+MAX_JSON_BYTES = 1 << 24  # an index of a sharded checkpoint is the longest one that is read
 MAX_NESTING = 32
-MAX_ENTRIES = 64  # of a list
+MAX_ENTRIES = 64  # of a list in a dataclass
 LONGEST_SHOWN = 200  # characters of a value in a message
 
 # Lengths of clips and recordings: one latent frame, and a limit against typing errors.
 MIN_SECONDS, MAX_SECONDS = 0.04, 3600.0
+
+
+def read_json(path: Path) -> dict:
+    """The JSON object in a file. Raises ValueError that names the file."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise ValueError(f"{path}: {path.stat().st_size} bytes is too large for a config")
+    try:
+        return parse_object(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is {error}") from None
 
 
 def parse_object(text: str) -> dict:
@@ -50,7 +66,7 @@ def shown(value: object) -> str:
 
 
 def from_dict(cls, data: object, where: str):
-    """Build the dataclass `cls` from parsed JSON, checking names and types. Raises ValueError."""
+    """The dataclass `cls` made from parsed JSON, names and types checked. Raises ValueError."""
     if not isinstance(data, dict):
         raise ValueError(f"{where} must be an object, not {type(data).__name__}")
     fields = {f.name: f.type for f in dataclasses.fields(cls)}
@@ -62,9 +78,7 @@ def from_dict(cls, data: object, where: str):
 
 
 def _typed(value, kind, where: str):
-    """`value` as `kind`: a scalar type, dict, a tuple[kind, ...], a dict[str, str] or a
-    dataclass.
-    """
+    """`value` as a scalar type, dict, tuple[kind, ...], dict[str, str] or dataclass."""
     if dataclasses.is_dataclass(kind):
         return from_dict(kind, value, where)
     origin = typing.get_origin(kind)
@@ -78,25 +92,6 @@ def _typed(value, kind, where: str):
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
         raise ValueError(f"{where} = {shown(value)}: expected {getattr(kind, '__name__', kind)}")
     return value
-
-
-def check_bounds(owner: object, low: float, high: float, *names: str) -> None:
-    """Raise ValueError unless every named field, or every entry of it, lies in [low, high]."""
-    for name in names:
-        value = getattr(owner, name)
-        for entry in _leaves(value):
-            if not low <= entry <= high:
-                raise ValueError(
-                    f"{type(owner).__name__}.{name} = {shown(value)}: must lie in [{low}, {high}]"
-                )
-
-
-def _leaves(value):
-    return (
-        [leaf for entry in value for leaf in _leaves(entry)]
-        if isinstance(value, tuple)
-        else [value]
-    )
 
 
 @dataclass(frozen=True)
@@ -169,15 +164,16 @@ Rule: TypeAlias = Number | Choice | Custom
 
 def check_number(name: str, value: object, low: float, high: float) -> float:
     """The number, if it is in [low, high], and whole where `low` is an int; else ValueError."""
-    return _by_rule(name, value, Number(low, high, whole=isinstance(low, int)))
+    return check_rule(name, value, Number(low, high, whole=isinstance(low, int)))
 
 
 def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> str:
     """The value, if it is one of those allowed; else ValueError."""
-    return _by_rule(name, value, Choice(allowed))
+    return check_rule(name, value, Choice(allowed))
 
 
-def _by_rule(name: str, value: object, rule: Rule) -> Any:
+def check_rule(name: str, value: object, rule: Rule) -> Any:
+    """The value as the rule returns it. Raises ValueError that names it."""
     try:
         return rule(value)
     except ValueError as error:

@@ -1,25 +1,27 @@
-"""Bundles on disk, loaded strictly.
+"""Bundles: converted checkpoints on disk, loaded strictly.
 
 A bundle is a folder: config.json, {unet, vae, vocoder, projection}.safetensors, and clap/, t5/,
-gpt2/ in transformers' own layout with their tokenizers.
+gpt2/ in transformers' layout with their tokenizers.
 """
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from audiolitefocus.checkpoints.limits import make_config
 from audiolitefocus.checkpoints.tensors import check_tensors, open_safetensors
-from audiolitefocus.config import BundleConfig
+from audiolitefocus.config import FORMAT_VERSION, BundleConfig, demo_folder
 from audiolitefocus.models.layers import to_channels_last
 from audiolitefocus.models.text_encoder import Projection
 from audiolitefocus.models.unet import UNet
 from audiolitefocus.models.vae import VAE
 from audiolitefocus.models.vocoder import HiFiGAN
+from audiolitefocus.validation import read_json, shown
 
 COMPONENTS: dict[str, type[nn.Module]] = {
     "unet": UNet,
@@ -27,11 +29,11 @@ COMPONENTS: dict[str, type[nn.Module]] = {
     "vocoder": HiFiGAN,
     "projection": Projection,
 }
-MAX_CONFIG_BYTES = 1 << 20
+TOWERS = ("clap", "t5", "gpt2")  # transformers' networks, which `towers` loads
 
 
 def load_config(folder: str | os.PathLike) -> BundleConfig:
-    """The config of a bundle. Raises ValueError that says what is wrong with it and what to do."""
+    """The config of a bundle, checked. Raises ValueError that names the entry and the remedy."""
     folder = Path(folder)
     path = folder / "config.json"
     if not folder.is_dir():
@@ -42,12 +44,14 @@ def load_config(folder: str | os.PathLike) -> BundleConfig:
         )
     if not path.is_file():
         raise ValueError(f"{folder} has no config.json: not a bundle")
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise ValueError(f"{path}: {path.stat().st_size} bytes is too large for a config")
-    try:
-        return BundleConfig.from_json(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    data = read_json(path)
+    if "format" not in data:
+        raise ValueError(f'{path} has no "format" entry: not written by audiolitefocus')
+    if (version := data.pop("format")) != FORMAT_VERSION:
+        raise ValueError(
+            f"{path}: format {shown(version)}: this version reads {FORMAT_VERSION}; convert again"
+        )
+    return make_config(BundleConfig, data, f"{path}: config")
 
 
 def build(name: str, config: BundleConfig) -> nn.Module:
@@ -70,15 +74,15 @@ def load_component(
     Args:
         folder: of the bundle.
         name: "unet", "vae", "vocoder" or "projection": a UNet, VAE, HiFiGAN or Projection.
-        dtype: of the weights; None keeps the file's.
+        dtype: of the weights; None keeps that of the file.
         device: None is the CPU.
 
     Raises:
-        ValueError: a file that is missing, damaged (its sha256 is in config.json), or whose keys or
-            shapes are not exactly those of the config. Checked before anything is allocated.
+        ValueError: a file that is missing or damaged (its sha256 is in config.json), or whose keys
+            or shapes are not exactly those of the config. Found before anything is allocated.
     """
     config = load_config(folder)
-    module = build(name, config)
+    module = build(name, config)  # on the meta device: absurd sizes cost nothing yet
     path = Path(folder) / f"{name}.safetensors"
     expected = module.state_dict()
     with open_safetensors(path) as file:
@@ -86,15 +90,16 @@ def load_component(
         check_sha256(path, config)
         tensors = {key: file.get_tensor(key).to(device=device, dtype=dtype) for key in expected}
     module.load_state_dict(tensors, strict=True, assign=True)
-    if name in ("unet", "vae"):
+    if name in ("unet", "vae"):  # whose 2-d convolutions are faster so
         to_channels_last(module)
     return module.eval().requires_grad_(False)
 
 
 def check_sha256(path: Path, config: BundleConfig) -> None:
-    """Raise ValueError if the file is missing, or is not the one written with the bundle."""
+    """Raise ValueError if a weights file is missing or has changed since the bundle was written."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
+    # A bundle without digests is allowed: whoever can change weights can change config.json too.
     expected = config.files.get(bundle_name(path))
     if expected is not None and sha256(path) != expected:
         raise ValueError(
@@ -109,10 +114,37 @@ def bundle_name(path: Path) -> str:
 
 
 def sha256(path: Path, on_bytes: Callable[[int], None] = lambda count: None) -> str:
-    """Hex digest of a file, read in blocks; `on_bytes` hears of each."""
+    """Hex digest of a file, read in blocks; `on_bytes` is called with the size of each."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 22):
             digest.update(block)
             on_bytes(len(block))
     return digest.hexdigest()
+
+
+def describe(folder: str | os.PathLike) -> Iterator[str]:
+    """Lines for people: name, networks, files with sizes, provenance. Raises ValueError."""
+    folder = demo_folder() if os.fspath(folder) == "demo" else Path(folder)
+    config = load_config(folder)
+    rate = config.vocoder.sampling_rate
+    yield f"{config.name}: {rate} Hz, trained on {config.trained_seconds:g} s"
+    for name in COMPONENTS:
+        count = sum(parameter.numel() for parameter in build(name, config).parameters())
+        yield f"  {name:<11}{count:>13,} parameters{_size(folder / f'{name}.safetensors')}"
+    for name in TOWERS:
+        yield f"  {name:<11}{'':>13}           {_size(folder / name / 'model.safetensors')}"
+    unet = config.unet
+    yield f"  channels {unet.channels}, heads {unet.heads}"
+    yield f"  contexts {unet.contexts}, transformer depth {unet.depth}"
+    for name in ("clap", "t5"):
+        if not (folder / name / "tokenizer_config.json").is_file():
+            yield f"  no tokenizer for {name}: prompts cannot be read"
+    for key, value in config.provenance.items():
+        yield from (
+            f"  {key}: {entry}" for entry in (value if isinstance(value, list) else [value])
+        )
+
+
+def _size(path: Path) -> str:
+    return f"  {path.stat().st_size / 1e6:10,.1f} MB" if path.is_file() else "     missing"

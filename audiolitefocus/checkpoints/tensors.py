@@ -1,6 +1,4 @@
-"""safetensors files: opened, compared with the network they are for, written. The only file that
-imports safetensors.
-"""
+"""safetensors files: open, compare with a network, write. Only this file imports safetensors."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -11,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+# What files of ours may hold: weights, and counts such as num_batches_tracked.
 FLOATS = ("F64", "F32", "F16", "BF16")
 INTEGERS = ("I64", "I32")
 
@@ -28,12 +27,13 @@ def open_safetensors(path: Path) -> Iterator:
 
 
 def check_tensors(path: Path, file: Any, expected: Mapping[str, Tensor]) -> None:
-    """Raise ValueError that lists every missing, unknown and wrongly shaped key, and every one that
-    holds no numbers of the right kind. Reads the header alone.
+    """Raise ValueError that lists every missing, unknown, misshapen and mistyped key.
+
+    Reads the header alone.
 
     Args:
         file: from `open_safetensors`.
-        expected: a network's state, on the meta device.
+        expected: a network's state_dict, on the meta device.
     """
     found = set(file.keys())
     problems = [f"missing {key}" for key in expected if key not in found]
@@ -46,7 +46,7 @@ def check_tensors(path: Path, file: Any, expected: Mapping[str, Tensor]) -> None
         if shape != list(tensor.shape):
             problems.append(f"{key} is {shape}, expected {list(tensor.shape)}")
         elif kind not in (FLOATS if tensor.is_floating_point() else INTEGERS):
-            problems.append(f"{key} holds {kind}, which are no weights")
+            problems.append(f"{key} holds {kind}, which weights never do")
     if problems:
         raise ValueError(
             f"{path} does not fit its config ({len(problems)} keys): {'; '.join(problems)}"
@@ -56,7 +56,7 @@ def check_tensors(path: Path, file: Any, expected: Mapping[str, Tensor]) -> None
 def save_tensors(
     path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
 ) -> None:
-    """Write a safetensors file, without a second copy of the tensors in memory."""
+    """Write a safetensors file, without a second copy of contiguous tensors in memory."""
     path.parent.mkdir(parents=True, exist_ok=True)
     contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
     try:

@@ -1,11 +1,11 @@
-"""The text towers, which are transformers' own: CLAP, T5's encoder and GPT-2's trunk.
+"""The text towers, transformers' own networks: CLAP, T5's encoder and GPT-2's trunk.
 
-With `convert`, which needs their configs, this is the only file that imports transformers. Its
-files may come from anywhere: configs are compared with the weights file before anything of their
-size is allocated, and nothing in them can make transformers run code.
+With the converter, which uses it, this is the only file that imports transformers. Bundles may come
+from anywhere: configs are compared with the weights file before anything of their size is
+allocated, and nothing in them can make transformers run code.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,26 +14,24 @@ import torch
 import transformers
 from torch import Tensor
 
-from audiolitefocus.checkpoints.bundle import check_sha256, load_component
+from audiolitefocus.checkpoints.bundle import TOWERS, check_sha256, load_component
+from audiolitefocus.checkpoints.limits import mismatches
 from audiolitefocus.checkpoints.tensors import check_tensors, open_safetensors
 from audiolitefocus.config import BundleConfig
 from audiolitefocus.models.text_encoder import TextEncoder
-from audiolitefocus.validation import parse_object, shown
+from audiolitefocus.validation import Number, check_rule, read_json, shown
 
-TOWERS = ("clap", "t5", "gpt2")
 transformers_version: str = transformers.__version__
 
-MAX_CONFIG_BYTES = 1 << 20
 MAX_NUMBER = 1 << 20  # in a tower's config: more than any vocabulary has tokens
-MAX_SPECTROGRAM = 1 << 12  # rows that CLAP's audio side looks at, which no weight's shape tells
-# Of the feature extractor, as far as memory depends on it. CLAP hears 48 kHz.
-EARS = {
-    "sampling_rate": (48000, 48000),
-    "max_length_s": (1, 60),
-    "nb_max_samples": (48000, 60 * 48000),
-    "feature_size": (1, 1 << 9),
-    "fft_window_size": (16, 1 << 13),
-    "hop_length": (16, 1 << 13),
+MAX_SPECTROGRAM = 1 << 12  # rows of CLAP's input, which no weight's shape depends on
+FEATURE_EXTRACTOR_LIMITS = {  # as far as memory depends on it; CLAP was trained at 48 kHz
+    "sampling_rate": Number(48000, 48000),
+    "max_length_s": Number(1, 60),
+    "nb_max_samples": Number(48000, 60 * 48000),
+    "feature_size": Number(1, 1 << 9),
+    "fft_window_size": Number(16, 1 << 13),
+    "hop_length": Number(16, 1 << 13),
 }
 # What a config could ask of transformers beyond a network: quantisers, and code from the hub.
 REQUESTS = ("auto_map", "attn_implementation", "_attn_implementation", "quantization_config")
@@ -52,15 +50,15 @@ def transformers_config(name: str, settings: Mapping, tensors: int) -> Any:
     """transformers' config of a tower, from a config.json.
 
     Args:
-        tensors: how many the weights file holds: a tower of more layers is refused.
+        tensors: in the weights file; a tower with more layers than that is refused.
 
     Raises:
-        ValueError: nonsense, or absurd sizes.
+        ValueError: an invalid config, or absurd sizes.
     """
-    settings = _without_requests(settings)
+    settings = without(settings, REQUESTS)
     _check_numbers(settings, MAX_NUMBER)
-    if isinstance(ears := settings.get("audio_config"), dict):
-        _check_numbers(ears.get("spec_size"), MAX_SPECTROGRAM)
+    if isinstance(audio := settings.get("audio_config"), dict):
+        _check_numbers(audio.get("spec_size"), MAX_SPECTROGRAM)
     cls = tower_class(name)
     try:
         config = cls.config_class.from_dict(settings)
@@ -73,7 +71,7 @@ def transformers_config(name: str, settings: Mapping, tensors: int) -> Any:
 
 
 def tower_state(name: str, config: Any) -> dict[str, Tensor]:
-    """The weights of a tower on the meta device: names, shapes and kinds. Raises ValueError."""
+    """A tower's weights on the meta device: names, shapes and dtypes. Raises ValueError."""
     cls = tower_class(name)
     try:
         with torch.device("meta"):
@@ -90,48 +88,37 @@ def _layers(name: str, config: Any) -> int:
     return config.num_hidden_layers  # GPT-2's n_layer and T5's num_layers too
 
 
-def _without_requests(settings: Mapping) -> dict:
+def without(settings: Mapping, names: Collection[str]) -> dict:
+    """A config without the entries of these names, those of configs inside it included."""
     return {
-        key: _without_requests(value) if isinstance(value, dict) else value
+        key: without(value, names) if isinstance(value, dict) else value
         for key, value in settings.items()
-        if key not in REQUESTS
+        if key not in names
     }
 
 
 def _check_numbers(settings: object, largest: int) -> None:
     """Raise ValueError for a number beyond `largest` anywhere in parsed JSON."""
     if isinstance(settings, (int, float)) and not abs(settings) <= largest:
-        raise ValueError(f"{shown(settings)} is no size of a network")
+        raise ValueError(f"{shown(settings)} is too large for the size of a network")
     if isinstance(settings, (dict, list)):
         for value in settings.values() if isinstance(settings, dict) else settings:
             _check_numbers(value, largest)
 
 
-def read_config(path: Path) -> dict:
-    """A JSON object from a file of reasonable size. Raises ValueError that names it."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise ValueError(f"{path}: {path.stat().st_size} bytes is too large for a config")
-    try:
-        return parse_object(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is {error}") from None
-
-
 def load_tower(folder: Path, name: str) -> Any:
-    """One text tower of a bundle, float32, in eval mode. Raises ValueError unless its weights fit
-    exactly.
-    """
+    """One text tower of a bundle, float32, in eval mode. Raises ValueError unless all keys fit."""
+    # 1. Compare config and weights, before anything is allocated
     path, weights = Path(folder) / name, Path(folder) / name / "model.safetensors"
     with open_safetensors(weights) as file:
-        settings = read_config(path / "config.json")
+        settings = read_json(path / "config.json")
         try:
             config = transformers_config(name, settings, len(file.keys()))
             state = tower_state(name, config)
         except ValueError as error:
             raise ValueError(f"{path / 'config.json'}: {error}") from None
         check_tensors(weights, file, state)
+    # 2. Load, without transformers' warnings and progress bars
     level = transformers.logging.get_verbosity()
     bars = transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
@@ -145,12 +132,13 @@ def load_tower(folder: Path, name: str) -> Any:
             dtype=torch.float32,
             output_loading_info=True,
         )
-    except Exception as error:  # transformers raises many kinds, of whatever a damaged file causes
+    except Exception as error:  # a damaged file makes transformers raise many kinds
         raise ValueError(f"{path} cannot be loaded: {_first_line(error)}") from None
     finally:
         transformers.logging.set_verbosity(level)
         if bars:
             transformers.logging.enable_progress_bar()
+    # 3. Check that no key was left over
     problems = {kind: keys for kind, keys in report.items() if keys}
     if problems:
         raise ValueError(f"{weights} does not fit its config: {problems}")
@@ -162,16 +150,14 @@ def _first_line(error: BaseException) -> str:
 
 
 def load_tokenizer(folder: Path, name: str):
-    """The tokenizer of "clap" or "t5". Raises ValueError that says how to supply one that is
-    missing.
-    """
+    """The tokenizer of "clap" or "t5". Raises ValueError that says how to supply a missing one."""
     path = Path(folder) / name
     if not (path / "tokenizer_config.json").is_file():
         raise ValueError(
             f"{path} has no tokenizer, so prompts cannot be read: convert again with --tokenizers "
             f"FOLDER, a folder with clap/ and t5/ tokenizers, or where the hub can be reached"
         )
-    read_config(path / "tokenizer_config.json")
+    read_json(path / "tokenizer_config.json")
     try:
         return transformers.AutoTokenizer.from_pretrained(
             path, local_files_only=True, trust_remote_code=False
@@ -183,43 +169,42 @@ def load_tokenizer(folder: Path, name: str):
 
 
 def load_feature_extractor(folder: Path):
-    """What turns 48 kHz waveforms into CLAP's input. Raises ValueError where it is missing, or is
-    not CLAP's.
-    """
+    """What makes CLAP's input of 48 kHz waveforms. Raises ValueError if missing or not CLAP's."""
     path = Path(folder) / "clap" / "preprocessor_config.json"
-    settings = read_config(path)
-    for name, (low, high) in EARS.items():
-        value = settings.get(name, low)
-        if type(value) not in (int, float) or not low <= value <= high:
-            raise ValueError(f"{path}: {name} = {shown(value)}: must lie in [{low}, {high}]")
+    settings = read_json(path)
+    for name, rule in FEATURE_EXTRACTOR_LIMITS.items():
+        if name in settings:
+            check_rule(f"{path}: {name} =", settings[name], rule)
     try:
         return transformers.ClapFeatureExtractor.from_pretrained(path.parent, local_files_only=True)
     except Exception as error:  # as above
         raise ValueError(f"{path}: no feature extractor: {_first_line(error)}") from None
 
 
-def check_towers(config: BundleConfig, clap: Any, t5: Any, gpt2: Any) -> None:
-    """Raise ValueError where a tower's width, or the number of tokens that it can read, does not
-    fit the bundle's config.
+def text_positions(clap: Any) -> int:
+    """Tokens that CLAP's text side can read: RoBERTa numbers positions after the padding's."""
+    text = clap.text_config
+    return text.max_position_embeddings - (text.pad_token_id or 0) - 1
+
+
+def check_towers(config: BundleConfig, clap: Any, t5: Any, gpt2: Any, *, where: str) -> None:
+    """Raise ValueError where the width or the length of a tower does not fit the bundle's config.
 
     Args:
         clap, t5, gpt2: transformers' configs.
+        where: they come from, for messages.
     """
-    text, longest = clap.text_config, config.text.t5_max_tokens + 5 + config.text.loa_tokens
-    positions = text.max_position_embeddings - (text.pad_token_id or 0) - 1  # RoBERTa's numbering
-    wrong = [
-        f"{what}: {one} against {other}"
-        for what, one, other in (
-            ("CLAP's projection", clap.projection_dim, config.projection.clap_dim),
-            ("T5", t5.d_model, config.projection.t5_dim),
-            ("GPT-2", gpt2.n_embd, config.projection.loa_dim),
-            ("CLAP's tokens", max(positions, config.text.clap_max_tokens), positions),
-            ("GPT-2's tokens", max(gpt2.n_positions, longest), gpt2.n_positions),
-        )
-        if one != other
-    ]
-    if wrong:
-        raise ValueError(f"the text towers do not fit the config: {'; '.join(wrong)}")
+    # GPT-2 reads CLAP's token, T5's and four marks, and continues by its own.
+    longest = config.text.t5_max_tokens + 5 + config.text.loa_tokens
+    positions = text_positions(clap)
+    if wrong := mismatches(
+        ("CLAP's projection", clap.projection_dim, config.projection.clap_dim),
+        ("T5", t5.d_model, config.projection.t5_dim),
+        ("GPT-2", gpt2.n_embd, config.projection.loa_dim),
+        ("CLAP's tokens", max(positions, config.text.clap_max_tokens), positions),
+        ("GPT-2's tokens", max(gpt2.n_positions, longest), gpt2.n_positions),
+    ):
+        raise ValueError(f"{where}: the text towers do not fit the config: {wrong}")
 
 
 def load_text_encoder(folder: Path, config: BundleConfig) -> TextEncoder:
@@ -232,7 +217,7 @@ def load_text_encoder(folder: Path, config: BundleConfig) -> TextEncoder:
     for name in TOWERS:
         check_sha256(folder / name / "model.safetensors", config)
     clap, t5, gpt2 = (load_tower(folder, name) for name in TOWERS)
-    check_towers(config, clap.config, t5.config, gpt2.config)
+    check_towers(config, clap.config, t5.config, gpt2.config, where=str(folder))
     return TextEncoder(
         clap,
         t5,

@@ -1,4 +1,4 @@
-"""Conversion: every key accounted for, both layouts to one bundle, every spelling of a file."""
+"""Conversion accounts for every key, and makes one bundle of both layouts."""
 
 from pathlib import Path
 
@@ -7,13 +7,20 @@ import torch
 from safetensors.torch import load_file
 
 from audiolitefocus.checkpoints import convert
-from audiolitefocus.checkpoints.bundle import build, load_component, load_config, sha256
-from audiolitefocus.checkpoints.convert import convert_checkpoint, mapping
+from audiolitefocus.checkpoints.bundle import (
+    TOWERS,
+    build,
+    load_component,
+    load_config,
+    sha256,
+)
+from audiolitefocus.checkpoints.convert import convert_checkpoint
 from audiolitefocus.checkpoints.convert import diffusers_keys as diffusers
 from audiolitefocus.checkpoints.convert import original_keys as original
-from audiolitefocus.checkpoints.convert.original_config import Shapes, unet_config
+from audiolitefocus.checkpoints.convert.mapping import table_for
+from audiolitefocus.checkpoints.convert.original_config import Shapes, unet_from_shapes
 from audiolitefocus.checkpoints.convert.towers import window_positions
-from audiolitefocus.checkpoints.towers import TOWERS, load_tokenizer, load_tower
+from audiolitefocus.checkpoints.towers import load_tokenizer, load_tower
 from audiolitefocus.config import BundleConfig, UNetConfig
 from tests.support.checkpoints import (
     NETWORKS,
@@ -47,25 +54,25 @@ def tokenizers(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("kind", PUBLISHED)
-def test_original_unet_keys_and_config(kind):
+def test_published_keys_give_the_published_config(kind):
     prefix = original.PREFIXES["unet"]
     keys = {k.removeprefix(prefix): s for k, s in published_keys()[kind].items() if prefix in k}
     tensors = {key: torch.empty(shape, device="meta") for key, shape in keys.items()}
-    config, _ = unet_config(Shapes("", tensors))
+    config, _ = unet_from_shapes(Shapes("", tensors))
     assert config == PUBLISHED[kind]
     targets = build("unet", BundleConfig(unet=config)).state_dict()
-    table = mapping.table_for(targets, original.unet_modules(config))
+    table = table_for(targets, original.original_unet_modules(config))
     assert table.keys() == targets.keys()
     assert sorted(table.values()) == sorted(keys)
 
 
 @pytest.mark.parametrize("layout", [diffusers, original])
 @pytest.mark.parametrize("config", PUBLISHED.values(), ids=PUBLISHED)
-def test_every_parameter_has_one_source(layout, config):
+def test_every_parameter_is_made_from_one_key(layout, config):
     bundle = BundleConfig(unet=config)
     for name in ("unet", "vae", "vocoder"):
         targets = build(name, bundle).state_dict()
-        table = mapping.table_for(targets, layout.MODULES[name](getattr(bundle, name)))
+        table = table_for(targets, layout.MODULES[name](getattr(bundle, name)))
         assert table.keys() == targets.keys()
         assert len(set(table.values())) == len(table)
 
@@ -79,7 +86,7 @@ def test_window_positions_are_those_of_transformers(tiny_pipeline):
 # Whole bundles
 
 
-def test_bundle_loads(tiny_bundle, tiny_pipeline):
+def test_a_bundle_loads_with_the_weights_of_its_source(tiny_bundle, tiny_pipeline):
     for name in NETWORKS:
         network = load_component(tiny_bundle, name)
         assert (
@@ -111,7 +118,7 @@ def test_config_follows_the_source(tiny_bundle):
     assert (config.schedule.beta_start, config.schedule.beta_end) == (0.0015, 0.0195)
 
 
-def test_provenance(tiny_bundle, diffusers_folder):
+def test_provenance_names_every_file_of_the_source(tiny_bundle, diffusers_folder):
     config = load_config(tiny_bundle)
     assert config.name == config.provenance["source"] == diffusers_folder.name
     assert config.provenance["kind"] == "diffusers"
@@ -154,7 +161,7 @@ def test_converting_twice_writes_the_same_bytes(diffusers_folder, tiny_bundle, t
         )
 
 
-def test_original_without_tokenizers_says_so(original_file, tmp_path):
+def test_missing_tokenizers_are_noted_and_refused_later(original_file, tmp_path):
     config = convert_checkpoint(
         original_file, tmp_path / "bundle", cache_dir=tmp_path / "empty", local_files_only=True
     )
@@ -164,7 +171,7 @@ def test_original_without_tokenizers_says_so(original_file, tmp_path):
         load_tokenizer(tmp_path / "bundle", "t5")
 
 
-def test_tokenizers_from_the_hub(original_file, tokenizers, tmp_path, monkeypatch):
+def test_tokenizers_come_from_the_hub(original_file, tokenizers, tmp_path, monkeypatch):
     snapshots = {
         "laion/clap-htsat-unfused": tokenizers / "clap",
         "google/flan-t5-large": tokenizers / "t5",
@@ -180,7 +187,7 @@ def test_tokenizers_from_the_hub(original_file, tokenizers, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("dtype", ["float16", torch.bfloat16])
-def test_dtype(diffusers_folder, tmp_path, dtype):
+def test_all_weights_have_the_dtype_asked_for(diffusers_folder, tmp_path, dtype):
     config = convert_checkpoint(diffusers_folder, tmp_path / "bundle", dtype=dtype)
     for name in WEIGHTS:
         kinds = {tensor.dtype for tensor in load_file(tmp_path / "bundle" / name).values()}

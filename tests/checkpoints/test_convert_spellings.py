@@ -1,6 +1,5 @@
-"""Conversion of every spelling of a checkpoint: pickles, half precision, shards, old names."""
+"""All spellings of a checkpoint give one bundle: pickles, half precision, shards, old names."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Model
 
 from audiolitefocus.checkpoints.convert import convert_checkpoint
-from tests.support.checkpoints import WEIGHTS, digests
+from tests.support.checkpoints import WEIGHTS, digests, linked
 from tests.support.original_layout import original_checkpoint
 
 ROUNDING = 2**-10  # half precision keeps 11 bits
@@ -18,12 +17,11 @@ ROUNDING = 2**-10  # half precision keeps 11 bits
 
 @pytest.fixture
 def folder(diffusers_folder, tmp_path) -> Path:
-    """A source whose files can be replaced, but not written into: they are hard links."""
-    return Path(shutil.copytree(diffusers_folder, tmp_path / "source", copy_function=os.link))
+    """A source that a test may change."""
+    return linked(diffusers_folder, tmp_path / "source")
 
 
-def test_pickles_half_precision_and_shards(tiny_pipeline, tiny_bundle, tmp_path):
-    """.bin; .fp16 files; many shards with an index."""
+def test_pickles_and_shards_give_the_same_bundle(tiny_pipeline, tiny_bundle, tmp_path):
     expected = digests(tiny_bundle)
     tiny_pipeline.save_pretrained(tmp_path / "bin", safe_serialization=False)
     for component in ("text_encoder", "text_encoder_2", "language_model", "vocoder"):
@@ -37,7 +35,7 @@ def test_pickles_half_precision_and_shards(tiny_pipeline, tiny_bundle, tmp_path)
         assert digests(tmp_path / f"{kind}-bundle") == expected
 
 
-def test_half_precision_variant(tiny_pipeline, tiny_bundle, tmp_path):
+def test_half_precision_gives_the_same_up_to_rounding(tiny_pipeline, tiny_bundle, tmp_path):
     tiny_pipeline.save_pretrained(tmp_path / "half", variant="fp16")
     for path in (tmp_path / "half").rglob("*.fp16.safetensors"):
         tensors = {k: v.half() if v.is_floating_point() else v for k, v in load_file(path).items()}
@@ -48,7 +46,9 @@ def test_half_precision_variant(tiny_pipeline, tiny_bundle, tmp_path):
         torch.testing.assert_close(half, full, rtol=ROUNDING, atol=2**-24)
 
 
-def test_bare_language_model(tiny_pipeline, folder, tiny_bundle, tmp_path):
+def test_a_language_model_without_head_gives_the_same_bundle(
+    tiny_pipeline, folder, tiny_bundle, tmp_path
+):
     shutil.rmtree(folder / "language_model")
     trunk = tiny_pipeline.language_model.transformer
     assert isinstance(trunk, GPT2Model)
@@ -57,7 +57,7 @@ def test_bare_language_model(tiny_pipeline, folder, tiny_bundle, tmp_path):
     assert digests(tmp_path / "bundle") == digests(tiny_bundle)
 
 
-def test_old_names_of_the_autoencoder(folder, tiny_bundle, tmp_path):
+def test_old_names_of_the_autoencoder_give_the_same_bundle(folder, tiny_bundle, tmp_path):
     path = folder / "vae" / "diffusion_pytorch_model.safetensors"
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     tensors = {}
@@ -71,7 +71,7 @@ def test_old_names_of_the_autoencoder(folder, tiny_bundle, tmp_path):
     assert digests(tmp_path / "bundle") == digests(tiny_bundle)
 
 
-def test_bare_dictionary_and_old_format(tiny_pipeline, tiny_bundle, tmp_path):
+def test_a_bare_state_dict_in_an_old_pickle_is_read(tiny_pipeline, tiny_bundle, tmp_path):
     """Without "state_dict", and in the format of before PyTorch 1.6."""
     path = tmp_path / "old.ckpt"
     torch.save(original_checkpoint(tiny_pipeline), path, _use_new_zipfile_serialization=False)

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from audiolitefocus import AudioLDM2Pipeline
-from audiolitefocus.checkpoints.resolve import choose_device, choose_dtype, resolve_bundle
+from audiolitefocus.checkpoints.resolve import resolve_bundle
 from audiolitefocus.config import demo_folder
+from audiolitefocus.runtime import choose_device, choose_dtype
 from tests.support.hub_server import COMMIT, REPO, files_of, fill_cache
 
 

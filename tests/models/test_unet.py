@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from audiolitefocus.attention.modules import SelfAttention
 from audiolitefocus.attention.settings import LiteFocus, TokenMerging
+from audiolitefocus.checkpoints.limits import check_config
 from audiolitefocus.config import UNetConfig
 from audiolitefocus.models.condition import Condition
 from audiolitefocus.models.layers import StepInputs
@@ -187,7 +188,7 @@ def test_several_conditions_share_what_comes_before_the_text(config, name):
 @pytest.mark.parametrize("change", [{"contexts": ("self",)}, {"attention_levels": ()}])
 def test_a_unet_without_text_attention_is_refused(change):
     with pytest.raises(ValueError, match="none attends to text"):
-        replace(SMALL, **change)
+        check_config(replace(SMALL, **change), "unet")
 
 
 @pytest.mark.parametrize(("clips", "entries", "steps"), [(2, 3, 1), (2, 1, 1), (2, 4, 2)])

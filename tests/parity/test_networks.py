@@ -1,6 +1,4 @@
-"""Our networks against those of diffusers and transformers, on the same random weights, through the
-converter's tables.
-"""
+"""Our networks equal those of diffusers and transformers, with weights converted by the tables."""
 
 import json
 
@@ -11,11 +9,14 @@ from torch import nn
 from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
 from audiolitefocus.checkpoints.bundle import build
-from audiolitefocus.checkpoints.convert import diffusers_config as settings
 from audiolitefocus.checkpoints.convert import diffusers_keys as diffusers
-from audiolitefocus.checkpoints.convert import mapping
-from audiolitefocus.checkpoints.convert import shared_keys as tables
-from audiolitefocus.checkpoints.convert.unet_config import unet_config
+from audiolitefocus.checkpoints.convert.diffusers_config import (
+    unet_from_settings,
+    vae_from_settings,
+    vocoder_from_settings,
+)
+from audiolitefocus.checkpoints.convert.mapping import convert_tensors
+from audiolitefocus.checkpoints.convert.shared import network_file
 from audiolitefocus.config import BundleConfig, ProjectionConfig
 from tests.support.checkpoints import CHANNELS, FULL_UNET, GPT2, T5, UNET, VAE, VOCODER, randomize
 from tests.support.compare import assert_same, compare_unets
@@ -28,8 +29,8 @@ SLOTS = {
 
 
 def ours(name: str, theirs: nn.Module, config: BundleConfig) -> nn.Module:
-    """Our network with the weights of another's."""
-    part = tables.network_part(
+    """Our network with the weights of theirs."""
+    file = network_file(
         name,
         "",
         theirs.state_dict(),
@@ -39,7 +40,7 @@ def ours(name: str, theirs: nn.Module, config: BundleConfig) -> nn.Module:
         dropped=diffusers.DROPPED.get(name),
     )
     network = build(name, config)
-    network.load_state_dict(mapping.make(part, None), assign=True)
+    network.load_state_dict(convert_tensors(file, None), assign=True)
     return network.eval()
 
 
@@ -47,13 +48,13 @@ def unet_pair(overrides: dict, heads: str = "config"):
     """diffusers' UNet and ours."""
     theirs = randomize(AudioLDM2UNet2DConditionModel(**UNET | overrides), seed=1)
     projection = ProjectionConfig(1, T5, GPT2)
-    config, _ = unet_config(json.loads(theirs.to_json_string()), projection, heads, "unet")
+    config, _ = unet_from_settings(json.loads(theirs.to_json_string()), projection, heads, "unet")
     return theirs, ours("unet", theirs, BundleConfig(unet=config))
 
 
 @pytest.mark.parametrize("length", [16, 13])
 @pytest.mark.parametrize("kind", SLOTS)
-def test_unet(kind, length):
+def test_unet_equals_diffusers(kind, length):
     overrides = {
         "cross_attention_dim": [SLOTS[kind]] * len(CHANNELS),
         "transformer_layers_per_block": 2 if kind == "large" else 1,
@@ -61,21 +62,21 @@ def test_unet(kind, length):
     compare_unets(*unet_pair(overrides), batch=2, length=length, rows=8, tokens=7)
 
 
-def test_unet_with_trained_heads():
+def test_unet_with_trained_heads_equals_diffusers():
     theirs, network = unet_pair({"attention_head_dim": (1, 2, 3)}, heads="trained")
     assert network.config.heads == (1, 2, 3)
     compare_unets(theirs, network, batch=2, length=16, rows=8, tokens=7)
 
 
-def test_heads_matter():
-    """The two choices are different functions of the same weights: parity means something."""
+def test_other_heads_give_another_unet():
+    """So parity shows that the heads are right."""
     theirs, network = unet_pair({}, heads="trained")
     with pytest.raises(AssertionError):
         compare_unets(theirs, network, batch=1, length=8, rows=8, tokens=5)
 
 
 @pytest.mark.slow
-def test_full_size_unet():
+def test_full_size_unet_equals_diffusers():
     """audioldm2-full's 346,943,496 parameters, with the trained heads."""
     theirs, network = unet_pair(FULL_UNET, heads="trained")
     assert sum(parameter.numel() for parameter in network.parameters()) == 346_943_496
@@ -85,13 +86,13 @@ def test_full_size_unet():
 @pytest.fixture(scope="module")
 def vaes():
     theirs = randomize(AutoencoderKL(**VAE), seed=3)
-    config = BundleConfig(vae=settings.vae_config(json.loads(theirs.to_json_string()), "vae"))
+    config = BundleConfig(vae=vae_from_settings(json.loads(theirs.to_json_string()), "vae"))
     return theirs, ours("vae", theirs, config)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("frames", [64, 92])
-def test_vae_encode(vaes, frames):
+def test_vae_encoder_equals_diffusers(vaes, frames):
     theirs, network = vaes
     mel = torch.randn(2, frames, 32, generator=torch.Generator().manual_seed(4))
     mean, log_variance = network.encode(mel)
@@ -102,7 +103,7 @@ def test_vae_encode(vaes, frames):
 
 @torch.no_grad()
 @pytest.mark.parametrize("length", [16, 23])
-def test_vae_decode(vaes, length):
+def test_vae_decoder_equals_diffusers(vaes, length):
     theirs, network = vaes
     latents = torch.randn(2, 8, length, 8, generator=torch.Generator().manual_seed(5))
     assert_same(network.decode(latents), theirs.decode(latents).sample[:, 0])
@@ -110,16 +111,16 @@ def test_vae_decode(vaes, length):
 
 @torch.no_grad()
 @pytest.mark.parametrize("frames", [16, 37])
-def test_vocoder(frames):
+def test_vocoder_equals_transformers(frames):
     theirs = randomize(SpeechT5HifiGan(SpeechT5HifiGanConfig(**VOCODER)), seed=6)
-    config = BundleConfig(vocoder=settings.vocoder_config(theirs.config.to_dict(), "vocoder"))
+    config = BundleConfig(vocoder=vocoder_from_settings(theirs.config.to_dict(), "vocoder"))
     network = ours("vocoder", theirs, config)
     mel = torch.randn(2, frames, 32, generator=torch.Generator().manual_seed(7))
     assert_same(network(mel), theirs(mel))
 
 
 @torch.no_grad()
-def test_projection():
+def test_projection_equals_diffusers():
     theirs = randomize(AudioLDM2ProjectionModel(48, T5, GPT2), seed=8)
     config = BundleConfig(projection=ProjectionConfig(48, T5, GPT2))
     network = ours("projection", theirs, config)

@@ -7,16 +7,16 @@ import torch
 from diffusers import AudioLDM2UNet2DConditionModel
 from torch import Tensor
 
-from audiolitefocus.checkpoints.bundle import load_component
+from audiolitefocus.checkpoints.bundle import TOWERS, load_component
 from audiolitefocus.checkpoints.convert import convert_checkpoint
-from audiolitefocus.checkpoints.towers import TOWERS, load_tower
+from audiolitefocus.checkpoints.towers import load_tower
 from tests.support.checkpoints import FULL_UNET, NETWORKS, UNET
 from tests.support.compare import compare_unets
 from tests.support.original_layout import extra_tensors, published_keys, unet_names
 
 
 def random_tensors(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
-    """Signals keep their size; tensors that transformers does not take from here are not read."""
+    """Random weights by which signals keep their size; zeros for buffers that are computed."""
     generator = torch.Generator().manual_seed(0)
     tensors = {"scale_factor": torch.tensor(0.9)}
     for key, shape in shapes.items():
@@ -31,7 +31,7 @@ def random_tensors(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """On disk, and gone after the test with what was made from it: pytest would keep 9 GB."""
+    """A file that is deleted after the test with what was made from it: pytest would keep 9 GB."""
     path = tmp_path / "audioldm2-full.pth"
     tensors = random_tensors(published_keys()["audioldm2-full"])
     torch.save({"state_dict": extra_tensors(tensors) | tensors}, path)
@@ -40,7 +40,7 @@ def checkpoint(tmp_path):
 
 
 @pytest.mark.slow
-def test_published_checkpoint(checkpoint, tmp_path):
+def test_a_published_checkpoint_converts_and_equals_diffusers(checkpoint, tmp_path):
     bundle = tmp_path / "audioldm2"
     convert_checkpoint(checkpoint, bundle, cache_dir=tmp_path, local_files_only=True)
     for name in NETWORKS:

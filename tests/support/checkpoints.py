@@ -1,9 +1,11 @@
-"""Tiny checkpoints with random weights, in the layouts that the converter reads, made on the spot.
+"""Tiny checkpoints with random weights, in the layouts that the converter reads.
 
-Every parameter is drawn anew, so that no branch is dead: diffusers and PyTorch start some at zero
-or one, where a wrong order or a missing bias would not show.
+Every parameter is random: diffusers and PyTorch initialise some with zero or one, where a wrong
+order or a missing bias would not show.
 """
 
+import os
+import shutil
 import string
 from pathlib import Path
 
@@ -20,9 +22,8 @@ from diffusers import (
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import nn
 
-from audiolitefocus.checkpoints.bundle import sha256
+from audiolitefocus.checkpoints.bundle import TOWERS, sha256
 from audiolitefocus.checkpoints.convert import convert_checkpoint
-from audiolitefocus.checkpoints.towers import TOWERS
 
 NETWORKS = ("unet", "vae", "vocoder", "projection")
 WEIGHTS = [
@@ -80,7 +81,7 @@ SCHEDULER = {
 
 
 def randomize(module: nn.Module, seed: int) -> nn.Module:
-    """Draw every parameter and running statistic: signals keep their size, and nothing is dead."""
+    """Make every parameter and running statistic random, so that signals keep their size."""
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in module.state_dict().items():
         if not tensor.is_floating_point():
@@ -154,7 +155,7 @@ def gpt2_model(cls: type = transformers.GPT2LMHeadModel) -> nn.Module:
 def diffusers_pipeline(
     seed: int = 0, *, unet: dict | None = None, language_model: type = transformers.GPT2LMHeadModel
 ) -> AudioLDM2Pipeline:
-    """A whole `AudioLDM2Pipeline`, tiny. `unet` overrides settings of its UNet."""
+    """A complete `AudioLDM2Pipeline`, tiny. `unet` overrides settings of its UNet."""
     clap, t5 = clap_tokenizer(), t5_tokenizer()
     networks = {
         "vae": AutoencoderKL(**VAE),
@@ -189,8 +190,13 @@ def digests(bundle: Path) -> dict[str, str]:
     return {name: sha256(bundle / name) for name in WEIGHTS}
 
 
+def linked(folder: Path, target: Path) -> Path:
+    """A copy whose files can be replaced, but not written into: they are hard links."""
+    return Path(shutil.copytree(folder, target, copy_function=os.link))
+
+
 def fails(source, tmp_path: Path, match: str, kind: type = ValueError, **options) -> None:
-    """The conversion raises one line that says `match`, and leaves the folder as it was."""
+    """Assert that a conversion raises one line with `match`, and leaves the folder as it was."""
     before = sorted(tmp_path.iterdir())
     options = {"cache_dir": tmp_path / "cache", "local_files_only": True, **options}
     with pytest.raises(kind, match=match) as caught:

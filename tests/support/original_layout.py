@@ -1,5 +1,7 @@
-"""The layout of AudioLDM2's original checkpoints, written down a second time: the converter's
-tables lead from it, the rules here lead to it, from the names of diffusers and transformers.
+"""The layout of AudioLDM2's original checkpoints, described independently of the converter.
+
+The converter's tables lead from it to our names; the rules here lead to it, from the names of
+diffusers and transformers.
 """
 
 import gzip
@@ -55,10 +57,10 @@ CLAP_RULES = (
 
 
 def published_keys() -> dict[str, dict[str, list[int]]]:
-    """Key -> shape of the published checkpoints: "audioldm2-full" whole, and the UNets of
-    "audioldm2-full-large-1150k" and "audioldm2-speech-gigaspeech".
+    """Key -> shape of published checkpoints: all of "audioldm2-full", the UNets of two others.
 
-    Read off the networks of the PyPI package audioldm2 0.1.0.
+    The others are "audioldm2-full-large-1150k" and "audioldm2-speech-gigaspeech". Taken from the
+    networks of the PyPI package audioldm2 0.1.0.
     """
     return json.loads(gzip.decompress(DATA.read_bytes()))
 
@@ -169,8 +171,8 @@ def _clap(clap) -> dict[str, Tensor]:
 
 
 def extra_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What else the published files hold: schedules, averages, copies, masks, teachers."""
-    inner, ears = "cond_stage_models.0.cond_stage_models", "clap.model.audio_branch"
+    """What else the published files hold: schedules, averages, copies, masks, AudioMAE."""
+    inner, audio = "cond_stage_models.0.cond_stage_models", "clap.model.audio_branch"
     names = [
         *("betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod"),
         *("sqrt_one_minus_alphas_cumprod", "log_one_minus_alphas_cumprod", "logvar"),
@@ -183,11 +185,11 @@ def extra_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         *(f"cond_stage_models.0.model.h.0.attn.{name}" for name in ("bias", "masked_bias")),
         "clap.model.text_branch.embeddings.position_ids",
         *(f"clap.model.{side}_transform.sequential.0.weight" for side in ("text", "audio")),
-        *(f"{ears}.{name}.weight" for name in ("tscam_conv", "head")),
-        *(f"{ears}.spectrogram_extractor.stft.conv_{part}.weight" for part in ("real", "imag")),
-        *(f"{ears}.logmel_extractor.melW", f"{ears}.layers.0.blocks.0.attn_mask"),
+        *(f"{audio}.{name}.weight" for name in ("tscam_conv", "head")),
+        *(f"{audio}.spectrogram_extractor.stft.conv_{part}.weight" for part in ("real", "imag")),
+        *(f"{audio}.logmel_extractor.melW", f"{audio}.layers.0.blocks.0.attn_mask"),
     ]  # fmt: skip
-    unread = torch.tensor(float("inf"))  # a conversion that looks at it fails
+    unread = torch.tensor(float("inf"))  # a conversion that uses it fails
     extras = {name: unread for name in names}
     for key, tensor in tensors.items():
         if key.startswith("model.diffusion_model."):

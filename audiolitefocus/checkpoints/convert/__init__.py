@@ -1,4 +1,4 @@
-"""Conversion of public AudioLDM2 weights into a bundle: `convert_checkpoint`."""
+"""Conversion of published AudioLDM2 weights into a bundle: `convert_checkpoint`."""
 
 import dataclasses
 import os
@@ -13,9 +13,15 @@ import torch
 
 from audiolitefocus.atomic import atomic_folder, check_room
 from audiolitefocus.checkpoints.bundle import bundle_name, sha256
-from audiolitefocus.checkpoints.convert import diffusers_keys as diffusers
-from audiolitefocus.checkpoints.convert import original_keys as original
-from audiolitefocus.checkpoints.convert.mapping import Source, check, make, report, size
+from audiolitefocus.checkpoints.convert.diffusers_keys import plan_diffusers
+from audiolitefocus.checkpoints.convert.mapping import (
+    ConversionPlan,
+    check_plan,
+    convert_tensors,
+    dropped_keys,
+    size,
+)
+from audiolitefocus.checkpoints.convert.original_keys import plan_original
 from audiolitefocus.checkpoints.convert.towers import (
     TOKENIZER_FILES,
     TOKENIZER_REPOS,
@@ -24,17 +30,16 @@ from audiolitefocus.checkpoints.convert.towers import (
 from audiolitefocus.checkpoints.hub import fetch, fetch_files
 from audiolitefocus.checkpoints.tensors import save_tensors
 from audiolitefocus.config import BundleConfig
+from audiolitefocus.runtime import DTYPES
+from audiolitefocus.validation import check_choice
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 HEADS = ("trained", "config")
 SPARE_BYTES = 1 << 26  # of disk, for configs and tokenizers
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-class Bar(Protocol):
-    """What is used of a tqdm bar. It counts bytes: of the source hashed, and written, and hashed
-    again.
-    """
+class ProgressBar(Protocol):
+    """What is used of a tqdm bar. It counts bytes: hashed of the source, written, hashed again."""
 
     total: Any
 
@@ -56,56 +61,61 @@ def convert_checkpoint(
     cache_dir: str | os.PathLike | None = None,
     local_files_only: bool = False,
     token: str | bool | None = None,
-    progress: Bar | None = None,
+    progress: ProgressBar | None = None,
 ) -> BundleConfig:
-    """Turn a checkpoint into a bundle. The destination appears whole or not at all.
+    """Convert a checkpoint into a bundle. The destination appears whole or not at all.
 
     Args:
         source: a folder in diffusers layout, a hub repository "owner/name" in that layout, or an
             original .pth or .ckpt.
         destination: the bundle's folder; its parent must exist.
         dtype: of all floating-point weights; None keeps the source's.
-        heads: "trained", heads of 32 channels, or "config", what unet/config.json says.
-        tokenizers: a folder with clap/ and t5/ tokenizers, which go before the source's own. What
-            is then still missing is taken from the hub.
-        name: of the source in the bundle's config; default: as given, of a path the last part.
+        heads: "trained", heads of 32 channels, or "config", as unet/config.json says.
+        tokenizers: a folder with clap/ and t5/ tokenizers, preferred to the source's own. Without
+            either, they are fetched from the hub.
+        name: of the model in the bundle's config; default: the source, of a path the last part.
         force: replace a bundle at the destination.
         revision, cache_dir, local_files_only, token: of the hub.
-        progress: a tqdm bar, or what looks like one.
+        progress: a tqdm bar, or an object with its methods.
 
     Returns:
-        The bundle's config. Its `provenance` says where the weights came from. "heads" and "notes"
-        in it are for a person to see: the choice of heads, dropped keys, missing tokenizers.
+        The bundle's config. Its `provenance` says where the weights came from; "heads" and "notes"
+        in it are for people: the choice of heads, dropped keys, missing tokenizers.
 
     Raises:
-        ValueError: a source that is unknown, damaged or no AudioLDM2, or a destination that exists.
-            All but NaN in the weights is found before any weights are read.
+        ValueError: a source that is unknown, damaged or not AudioLDM2, or a destination that
+            exists. All but NaN in the weights is found before any weights are read.
         OSError: a destination that cannot be written to, or a hub that cannot be reached.
     """
     dtype, tokenizers = _checked_options(dtype, heads, tokenizers)
     hub = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
     with atomic_folder(destination, force=force) as folder:
-        place, name = _locate(source, name, revision, hub)
-        found = (original if place.is_file() else diffusers).read(place, heads=heads)
-        check(found)
-        copies, missing = _tokenizers(found, tokenizers, hub)
-        advance = _start(progress, found, dtype, folder)
-        digests = {n: sha256(p, partial(advance, f"check {n}")) for n, p in found.files.items()}
+        # 1. Find everything and check that it fits, before any weights are read
+        place, name = _find_source(source, name, revision, hub)
+        plan = (plan_original if place.is_file() else plan_diffusers)(place, heads=heads)
+        check_plan(plan)
+        copies, missing = _find_tokenizers(plan, tokenizers, hub)
+        written = sum(size(file, dtype) for file in plan.files)
+        check_room(folder.parent, written + SPARE_BYTES)
+        # 2. Note where the weights come from
+        advance = _start_progress(progress, plan, written)
+        digests = {n: sha256(p, partial(advance, f"check {n}")) for n, p in plan.read.items()}
         provenance = {
             "source": name,
-            "kind": found.kind,
+            "kind": plan.kind,
             "revision": place.name if COMMIT.fullmatch(place.name) else revision,
-            "heads": found.heads,
+            "heads": plan.heads,
             "dtype": str(dtype).removeprefix("torch.") if dtype else "the source's",
             "sha256": digests,
-            "notes": report(found) + missing,
+            "notes": dropped_keys(plan) + missing,
         }
-        files = _write(found, dtype, folder, advance)
-        for file, path in (copies | found.copies).items():
+        # 3. Write
+        files = _write_weights(plan, dtype, folder, advance)
+        for file, path in (copies | plan.copies).items():
             shutil.copyfile(path, folder / file)
-        for file, text in found.documents.items():
+        for file, text in plan.documents.items():
             (folder / file).write_text(text, encoding="utf-8")
-        config = dataclasses.replace(found.config, name=name, provenance=provenance, files=files)
+        config = dataclasses.replace(plan.config, name=name, provenance=provenance, files=files)
         (folder / "config.json").write_text(config.to_json(), encoding="utf-8")
     return config
 
@@ -116,87 +126,84 @@ def _checked_options(
     chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if dtype is not None and chosen not in DTYPES.values():
         raise ValueError(f"dtype {dtype!r}: must be one of {', '.join(DTYPES)}")
-    if heads not in HEADS:
-        raise ValueError(f"heads {heads!r}: must be one of {', '.join(HEADS)}")
+    check_choice("heads", heads, HEADS)
     if tokenizers is None:
         return chosen, None
-    tokenizers = Path(tokenizers)
+    folder = Path(tokenizers)
     if lacking := [
-        kind for kind in TOKENIZER_REPOS if not tokenizer_files(tokenizers / kind, kind)
+        f"{kind}/" for kind in TOKENIZER_REPOS if not tokenizer_files(folder / kind, kind)
     ]:
-        raise ValueError(
-            f"tokenizers {tokenizers}: no tokenizer_config.json in "
-            f"{', '.join(f'{kind}/' for kind in lacking)}"
-        )
-    return chosen, tokenizers
+        raise ValueError(f"tokenizers {folder}: no tokenizer_config.json in {', '.join(lacking)}")
+    return chosen, folder
 
 
-def _locate(
+def _find_source(
     source: str | os.PathLike, name: str | None, revision: str | None, hub: dict
 ) -> tuple[Path, str]:
-    """The source's file or folder, and the name to know it by: never an absolute path."""
+    """The source's file or folder, and the name of the model, never an absolute path."""
     place, given = Path(source), os.fspath(source)
     if place.exists():
         if place.is_dir() and (place / "config.json").is_file() and not (place / "unet").is_dir():
-            raise ValueError(f"{place} is no folder in diffusers layout; is it a bundle already?")
+            raise ValueError(f"{place} is not in diffusers layout; is it a bundle already?")
         return place, name or Path(os.path.abspath(place)).name
-    if (
-        given.count("/") != 1
-        or given.startswith((".", "/", "~"))
-        or place.suffix in (".pth", ".ckpt")
-    ):
+    # What looks like a path is never asked for on the hub, where its name would be sent.
+    is_path = given.startswith((".", "/", "~")) or place.suffix in (".pth", ".ckpt")
+    if is_path or given.count("/") != 1:
         raise ValueError(f"{given}: no such file or folder; a hub repository is written OWNER/NAME")
     return fetch(given, revision=revision, **hub), name or given
 
 
-def _tokenizers(source: Source, given: Path | None, hub: dict) -> tuple[dict[str, Path], list[str]]:
-    """The tokenizers' files, and a line for each tokenizer that cannot be had."""
+def _find_tokenizers(
+    plan: ConversionPlan, given: Path | None, hub: dict
+) -> tuple[dict[str, Path], list[str]]:
+    """The tokenizers' files, and a line for each tokenizer that is not available."""
     files: dict[str, Path] = {}
     missing: list[str] = []
     for kind, repo in TOKENIZER_REPOS.items():
-        own = tokenizer_files(given / kind, kind) if given else source.tokenizers[kind]
-        if not own:
+        found = tokenizer_files(given / kind, kind) if given else plan.tokenizers[kind]
+        if not found:
             try:
-                own = tokenizer_files(fetch_files(repo, TOKENIZER_FILES, **hub), kind)
+                found = tokenizer_files(fetch_files(repo, TOKENIZER_FILES, **hub), kind)
             except (OSError, ValueError) as error:
                 missing.append(
                     f"no tokenizer for {kind}, so prompts cannot be read; convert again with "
                     f"--tokenizers FOLDER ({error})"
                 )
-        files |= own
+        files |= found
     return files, missing
 
 
-def _start(
-    progress: Bar | None, source: Source, dtype: torch.dtype | None, folder: Path
+def _start_progress(
+    progress: ProgressBar | None, plan: ConversionPlan, written: int
 ) -> Callable[[str, int], None]:
-    """Check that the disk has room, and set up the count of bytes."""
-    writes = sum(size(part, dtype) for part in source.parts)
-    check_room(folder.parent, writes + SPARE_BYTES)
+    """A function that reports a step and a number of bytes to the bar, whose total is set."""
     if progress is None:
         return lambda what, count: None
-    reads = sum(path.stat().st_size for path in source.files.values())
-    progress.total = reads + 2 * writes  # every written file is hashed too
-    shown = ""
+    # Every written file is hashed too, and so counted twice.
+    progress.total = sum(path.stat().st_size for path in plan.read.values()) + 2 * written
+    described = ""
 
     def advance(what: str, count: int) -> None:
-        nonlocal shown
-        if what != shown:  # every description is drawn at once
+        nonlocal described
+        if what != described:  # every description is drawn at once
             progress.set_description(what)
-            shown = what
+            described = what
         progress.update(count)
 
     return advance
 
 
-def _write(
-    source: Source, dtype: torch.dtype | None, folder: Path, advance: Callable[[str, int], None]
+def _write_weights(
+    plan: ConversionPlan,
+    dtype: torch.dtype | None,
+    folder: Path,
+    advance: Callable[[str, int], None],
 ) -> dict[str, str]:
-    """Write the weights, one file at a time; their sha256 by name."""
+    """Write the weights, one file at a time. Returns their sha256 by name."""
     files = {}
-    for part in source.parts:
-        path = folder / part.file
-        save_tensors(path, make(part, dtype))
-        advance(f"write {part.file}", size(part, dtype))
-        files[bundle_name(path)] = sha256(path, partial(advance, f"check {part.file}"))
+    for file in plan.files:
+        path = folder / file.name
+        save_tensors(path, convert_tensors(file, dtype))
+        advance(f"write {file.name}", size(file, dtype))
+        files[bundle_name(path)] = sha256(path, partial(advance, f"check {file.name}"))
     return files

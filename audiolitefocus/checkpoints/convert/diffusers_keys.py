@@ -1,43 +1,56 @@
-"""Checkpoints in diffusers layout: a folder with one subfolder for each network, as
-`AudioLDM2Pipeline.save_pretrained` writes it.
-"""
+"""Checkpoints in diffusers layout: a folder for each network, as diffusers saves its pipelines."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from audiolitefocus.checkpoints.convert import diffusers_config as settings
-from audiolitefocus.checkpoints.convert.mapping import Edit, Part, Source, compose
-from audiolitefocus.checkpoints.convert.read import read_component, read_json
-from audiolitefocus.checkpoints.convert.shared_keys import (
-    fold_weight_norm,
-    linear,
-    network_part,
+from audiolitefocus.checkpoints.convert.diffusers_config import (
+    projection_from_settings,
+    schedule_from_settings,
+    unet_from_settings,
+    vae_from_settings,
+    vocoder_from_settings,
+)
+from audiolitefocus.checkpoints.convert.mapping import ConversionPlan, Edit, TargetFile, compose
+from audiolitefocus.checkpoints.convert.read import read_component
+from audiolitefocus.checkpoints.convert.shared import (
+    conv1x1_to_linear,
+    network_file,
+    text_limits,
     transformer,
     vocoder_modules,
 )
 from audiolitefocus.checkpoints.convert.towers import (
     FEATURE_EXTRACTOR,
-    check_widths,
-    text_positions,
     to_json,
     tokenizer_files,
     tower_config,
-    tower_part,
+    tower_file,
+    tower_json,
 )
-from audiolitefocus.checkpoints.convert.unet_config import unet_config
+from audiolitefocus.checkpoints.limits import check_config
+from audiolitefocus.checkpoints.towers import check_towers, text_positions
 from audiolitefocus.config import BundleConfig, UNetConfig, VAEConfig
+from audiolitefocus.validation import read_json
 
-TOWERS = {"clap": "text_encoder", "t5": "text_encoder_2", "gpt2": "language_model"}
-NETWORKS = {"unet": "unet", "vae": "vae", "vocoder": "vocoder", "projection": "projection_model"}
-TOKENIZERS = {"clap": "tokenizer", "t5": "tokenizer_2"}
-CONFIGS = {
-    **{folder: f"{folder}/config.json" for folder in (*NETWORKS.values(), *TOWERS.values())},
-    "scheduler": "scheduler/scheduler_config.json",
+# Where a folder has our networks, the text towers and their tokenizers.
+NETWORK_FOLDERS = {
+    "unet": "unet",
+    "vae": "vae",
+    "vocoder": "vocoder",
+    "projection": "projection_model",
 }
-MODEL_TYPES = {"text_encoder": "clap", "text_encoder_2": "t5", "language_model": "gpt2"}
+TOWER_FOLDERS = {"clap": "text_encoder", "t5": "text_encoder_2", "gpt2": "language_model"}
+TOKENIZERS = {"clap": "tokenizer", "t5": "tokenizer_2"}
+FOLDERS = NETWORK_FOLDERS | TOWER_FOLDERS
+CONFIGS = {
+    **{name: f"{folder}/config.json" for name, folder in FOLDERS.items()},
+    "schedule": "scheduler/scheduler_config.json",
+}
 
+# Leaf tables: our module (or parameter) -> diffusers', inside a block.
 RESNET = {
     name: name for name in ("norm1", "conv1", "time_emb_proj", "norm2", "conv2", "conv_shortcut")
 }
@@ -58,6 +71,7 @@ VAE_SIDE = {  # of the encoder and of the decoder
     "norm_out": "conv_norm_out",
     "conv_out": "conv_out",
 }
+# Its attention was renamed in diffusers 0.14; a folder may be older.
 VAE_OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 PROJECTION = {
     "clap": "projection",
@@ -68,8 +82,8 @@ PROJECTION = {
     "t5_end": "eos_embed_1",
 }
 EDITS: dict[str, dict[str, Edit]] = {
-    "unet": {"*.proj_in.weight": linear, "*.proj_out.weight": linear},
-    "vae": {"*.attention.to_*.weight": linear},
+    "unet": {"*.proj_in.weight": conv1x1_to_linear, "*.proj_out.weight": conv1x1_to_linear},
+    "vae": {"*.attention.to_*.weight": conv1x1_to_linear},
 }
 DROPPED = {
     "vocoder": {
@@ -79,10 +93,11 @@ DROPPED = {
 }
 
 
-def unet_modules(config: UNetConfig) -> dict[str, str]:
+def diffusers_unet_modules(config: UNetConfig) -> dict[str, str]:
     """Our modules -> diffusers'. All transformers of a level stand in one flat list there."""
     width, leaves = len(config.contexts), transformer(config.depth)
     blocks = [("", "", UNET)]
+    # 1. Down and up
     sides = (
         ("down", "down_blocks", config.resnets, "downsamplers"),
         ("up", "up_blocks", config.resnets + 1, "upsamplers"),
@@ -101,6 +116,7 @@ def unet_modules(config: UNetConfig) -> dict[str, str]:
                     )
                     for j in range(width)
                 ]
+    # 2. The middle: residual block, transformers, residual block
     blocks += [
         (f"middle.stage.transformers.{j}", f"mid_block.attentions.{j}", leaves)
         for j in range(width)
@@ -110,7 +126,7 @@ def unet_modules(config: UNetConfig) -> dict[str, str]:
     return compose(*blocks)
 
 
-def vae_modules(config: VAEConfig) -> dict[str, str]:
+def diffusers_vae_modules(config: VAEConfig) -> dict[str, str]:
     """Our modules -> diffusers'."""
     blocks = [("", "", {"quant_conv": "quant_conv", "post_quant_conv": "post_quant_conv"})]
     sides = (
@@ -131,118 +147,123 @@ def vae_modules(config: VAEConfig) -> dict[str, str]:
 
 
 MODULES: dict[str, Callable[..., dict[str, str]]] = {
-    "unet": unet_modules,
-    "vae": vae_modules,
+    "unet": diffusers_unet_modules,
+    "vae": diffusers_vae_modules,
     "vocoder": lambda config: vocoder_modules(config, "upsampler"),
     "projection": lambda config: PROJECTION,
 }
 
 
-def read(folder: Path, *, heads: str) -> Source:
-    """Understand a folder: every config, and which tensor goes where. Reads no weights.
+def plan_diffusers(folder: Path, *, heads: str) -> ConversionPlan:
+    """The plan of a folder. Tensors are memory-mapped: none is read yet.
 
     Raises:
         ValueError: a component that is missing, damaged, or not what AudioLDM2 is made of.
     """
-    configs = _read_configs(folder)
-    config, why = _bundle_config(folder, configs, heads)
-    files = {name: folder / name for name in CONFIGS.values()}
-    towers = {name: tower_config(name, configs[place]) for name, place in TOWERS.items()}
-    documents = {f"{name}/config.json": to_json(tower) for name, tower in towers.items()}
-    parts = []
-    for name, component in (NETWORKS | TOWERS).items():
-        tensors, paths = read_component(folder / component)
-        files.update({f"{component}/{path.name}": path for path in paths})
-        parts.append(_part(name, component, tensors, config, towers))
-    tokenizers = {name: tokenizer_files(folder / place, name) for name, place in TOKENIZERS.items()}
-    ears = folder / "feature_extractor" / "preprocessor_config.json"
-    copies = {"clap/preprocessor_config.json": ears} if ears.is_file() else {}
+    # 1. Every config, and what the weights files hold
+    settings = _read_settings(folder)
+    components = {name: read_component(folder / place) for name, place in FOLDERS.items()}
+    tensors = {name: held for name, (held, _) in components.items()}
+    tensors["vae"] = {_current_name(key): tensor for key, tensor in tensors["vae"].items()}
+    tensors["gpt2"] = {_trunk_name(key): tensor for key, tensor in tensors["gpt2"].items()}
+    towers = {
+        name: tower_config(name, settings[name], tensors[name], f"{folder / CONFIGS[name]}: ")
+        for name in TOWER_FOLDERS
+    }
+    config, why = _bundle_config(folder, settings, towers, heads)
+    # 2. What is made of them
+    documents = {f"{name}/config.json": tower_json(name, settings[name]) for name in towers}
+    extractor = folder / "feature_extractor" / "preprocessor_config.json"
+    copies = {"clap/preprocessor_config.json": extractor} if extractor.is_file() else {}
     if not copies:
         documents["clap/preprocessor_config.json"] = to_json(FEATURE_EXTRACTOR)
-    return Source(
-        name=str(folder),
+    weights = {
+        f"{FOLDERS[name]}/{path.name}": path
+        for name, (_, paths) in components.items()
+        for path in paths
+    }
+    return ConversionPlan(
+        source=str(folder),
         kind="diffusers",
         config=config,
-        parts=parts,
+        files=_diffusers_files(tensors, config, towers),
         documents=documents,
         copies=copies,
-        tokenizers=tokenizers,
-        files=files,
+        tokenizers={name: tokenizer_files(folder / at, name) for name, at in TOKENIZERS.items()},
+        read={path: folder / path for path in CONFIGS.values()} | weights,
         heads=why,
     )
 
 
-def _read_configs(folder: Path) -> dict[str, dict]:
+def _diffusers_files(
+    tensors: Mapping[str, Mapping[str, Tensor]], config: BundleConfig, towers: Mapping[str, Any]
+) -> list[TargetFile]:
+    """The weights files, of our networks and of the towers."""
+    files = []
+    for name, place in NETWORK_FOLDERS.items():
+        table = MODULES[name](getattr(config, name))
+        edits, dropped = EDITS.get(name), DROPPED.get(name)
+        files.append(
+            network_file(
+                name, f"{place}: ", tensors[name], config, table, edits=edits, dropped=dropped
+            )
+        )
+    for name, place in TOWER_FOLDERS.items():
+        files.append(tower_file(name, f"{place}: ", tensors[name], towers[name]))
+    return files
+
+
+def _read_settings(folder: Path) -> dict[str, dict]:
     """The config.json of every component, checked to be AudioLDM2's with T5."""
     index = folder / "model_index.json"
     pipeline = read_json(index).get("_class_name") if index.is_file() else "AudioLDM2Pipeline"
     if pipeline != "AudioLDM2Pipeline":
         raise ValueError(f"{folder} is a {pipeline}: only AudioLDM2Pipeline can be converted")
-    missing = [name for name in CONFIGS.values() if not (folder / name).is_file()]
+    missing = [path for path in CONFIGS.values() if not (folder / path).is_file()]
     if missing:
         raise ValueError(f"{folder} lacks {', '.join(missing)}: fetch the whole repository")
-    configs = {name: read_json(folder / path) for name, path in CONFIGS.items()}
-    for component, expected in MODEL_TYPES.items():
-        if (found := configs[component].get("model_type")) == "vits":
+    settings = {name: read_json(folder / path) for name, path in CONFIGS.items()}
+    for name, place in TOWER_FOLDERS.items():
+        if (found := settings[name].get("model_type")) == "vits":
             raise ValueError(
-                f"{folder} is a speech checkpoint: its {component} is VITS, which reads phonemes; "
-                f"only checkpoints with T5 (AudioLDM2, its large and its music one) are supported"
+                f"{folder} is a speech checkpoint: its {place} is VITS, which reads phonemes; only "
+                f"checkpoints with T5 (AudioLDM2, its large and its music one) are supported"
             )
-        if found != expected:
-            raise ValueError(f"{folder / component} is a {found!r}, expected {expected!r}")
-    return configs
+        if found != name:
+            raise ValueError(f"{folder / place} is a {found!r}, expected {name!r}")
+    return settings
 
 
 def _bundle_config(
-    folder: Path, configs: Mapping[str, dict], heads: str
+    folder: Path, settings: Mapping[str, dict], towers: Mapping[str, Any], heads: str
 ) -> tuple[BundleConfig, str]:
+    """The bundle's config, and the line that says which heads were taken and why."""
     where = {name: str(folder / path) for name, path in CONFIGS.items()}
-    projection = settings.projection_config(configs["projection_model"], where["projection_model"])
-    unet, why = unet_config(configs["unet"], projection, heads, where["unet"])
-    limits = [folder / name / "tokenizer_config.json" for name in TOKENIZERS.values()]
+    projection = projection_from_settings(settings["projection"], where["projection"])
+    unet, why = unet_from_settings(settings["unet"], projection, heads, where["unet"])
+    limits = [folder / place / "tokenizer_config.json" for place in TOKENIZERS.values()]
     clap, t5 = (read_json(path) if path.is_file() else {} for path in limits)
     config = BundleConfig(
         unet=unet,
-        vae=settings.vae_config(configs["vae"], where["vae"]),
-        vocoder=settings.vocoder_config(configs["vocoder"], where["vocoder"]),
+        vae=vae_from_settings(settings["vae"], where["vae"]),
+        vocoder=vocoder_from_settings(settings["vocoder"], where["vocoder"]),
         projection=projection,
-        text=settings.text_config(
-            clap, t5, configs["language_model"], text_positions(configs["text_encoder"])
-        ),
-        schedule=settings.schedule_config(configs["scheduler"], where["scheduler"]),
+        text=text_limits(clap, t5, settings["gpt2"], text_positions(towers["clap"])),
+        schedule=schedule_from_settings(settings["schedule"], where["schedule"]),
     )
-    check_widths(config, {name: configs[component] for name, component in TOWERS.items()})
+    check_config(config, str(folder))
+    check_towers(config, **towers, where=str(folder))
     return config, why
 
 
-def _part(
-    name: str,
-    component: str,
-    tensors: dict[str, Tensor],
-    config: BundleConfig,
-    towers: Mapping[str, dict],
-) -> Part:
-    """One weights file, of a network or of a tower."""
-    origin = f"{component}: "
-    if name in TOWERS:
-        return tower_part(name, origin, _bare(tensors), towers[name])
-    if name == "vae":
-        tensors = {_current_name(key): tensor for key, tensor in tensors.items()}
-    if name == "vocoder":
-        tensors = fold_weight_norm(tensors)
-    modules, edits, dropped = MODULES[name], EDITS.get(name), DROPPED.get(name)
-    table = modules(getattr(config, name))
-    return network_part(name, origin, tensors, config, table, edits=edits, dropped=dropped)
-
-
 def _current_name(key: str) -> str:
-    """A key of the VAE in today's spelling: its attention was renamed in diffusers 0.14."""
+    """A key of the VAE in today's spelling."""
     parts = key.split(".")
     if "attentions" in parts:
         parts = [VAE_OLD_NAMES.get(part, part) for part in parts]
     return ".".join(parts)
 
 
-def _bare(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """A language model's trunk: GPT2LMHeadModel holds GPT2Model under "transformer."."""
-    return {key.removeprefix("transformer."): tensor for key, tensor in tensors.items()}
+def _trunk_name(key: str) -> str:
+    """A key of GPT2Model, which a GPT2LMHeadModel holds under "transformer."."""
+    return key.removeprefix("transformer.")

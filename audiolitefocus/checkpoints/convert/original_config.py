@@ -6,9 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from audiolitefocus.checkpoints.convert.diffusers_config import text_config
-from audiolitefocus.checkpoints.convert.towers import text_positions
-from audiolitefocus.checkpoints.convert.unet_config import choose_heads
+from audiolitefocus.checkpoints.convert.shared import WEIGHT_NORM, choose_heads, text_limits
 from audiolitefocus.config import (
     BundleConfig,
     ProjectionConfig,
@@ -19,13 +17,17 @@ from audiolitefocus.config import (
 
 
 class Shapes(dict[str, tuple[int, ...]]):
-    """Shape by name, of one part of a checkpoint. A name that is not there is a ValueError."""
+    """Shape by name, of one section of a checkpoint. A missing name raises ValueError."""
 
     def __init__(self, origin: str, tensors: Mapping[str, Tensor]):
         super().__init__({key: tuple(tensor.shape) for key, tensor in tensors.items()})
         self.origin = origin
 
     def __missing__(self, key: str) -> tuple[int, ...]:
+        stem = key.removesuffix("weight")
+        for _, direction in WEIGHT_NORM if key.endswith("weight") else ():
+            if stem + direction in self:  # shaped as the weight
+                return self[stem + direction]
         raise ValueError(f"{self.origin}{key} is missing: no original AudioLDM2 checkpoint")
 
     def size(self, key: str, axis: int) -> int:
@@ -35,34 +37,38 @@ class Shapes(dict[str, tuple[int, ...]]):
         return shape[axis]
 
     def count(self, name: str, first: int = 0) -> int:
-        """How many of name.format(first), name.format(first + 1), … are there."""
+        """The number of name.format(first), name.format(first + 1), … in a row."""
         number = first
         while name.format(number) in self:
             number += 1
         return number - first
 
 
-def bundle_config(
-    shapes: Mapping[str, Shapes], clap: Mapping, unused: Mapping[str, Tensor], path: Path
+def config_from_shapes(
+    shapes: Mapping[str, Shapes], positions: int, unused: Mapping[str, Tensor], path: Path
 ) -> tuple[BundleConfig, str]:
-    """The config of the whole, and the line that says which heads it has."""
+    """The bundle's config, and the line that says which heads it has.
+
+    `positions` is the number of tokens that CLAP's position table can hold.
+    """
     scale = unused.get("scale_factor")
     if scale is None or scale.numel() != 1:
         raise ValueError(f"{path} has no scale_factor, by which its latents are scaled")
-    unet, heads = unet_config(shapes["unet"])
+    unet, heads = unet_from_shapes(shapes["unet"])
     config = BundleConfig(
         unet=unet,
-        vae=vae_config(shapes["vae"], float(scale)),
-        vocoder=vocoder_config(shapes["vocoder"]),
-        projection=projection_config(shapes["projection"]),
-        text=text_config({}, {}, {}, text_positions(clap)),
+        vae=vae_from_shapes(shapes["vae"], float(scale)),
+        vocoder=vocoder_from_shapes(shapes["vocoder"]),
+        projection=projection_from_shapes(shapes["projection"]),
+        text=text_limits({}, {}, {}, positions),
     )
     return config, heads
 
 
-def unet_config(shapes: Shapes) -> tuple[UNetConfig, str]:
-    """Blocks are numbered through: residual blocks of a level, then the step to the next one."""
-    levels: list[list[int]] = [[]]
+def unet_from_shapes(shapes: Shapes) -> tuple[UNetConfig, str]:
+    """The UNet's config, and the line that says which heads it has."""
+    # 1. Levels: blocks are numbered through, those of a level and then the step to the next one
+    levels: list[list[int]] = [[]]  # numbers of the residual blocks
     number = 1
     while True:
         if f"input_blocks.{number}.0.in_layers.0.weight" in shapes:
@@ -74,6 +80,7 @@ def unet_config(shapes: Shapes) -> tuple[UNetConfig, str]:
         number += 1
     if len({len(level) for level in levels}) != 1 or not levels[0]:
         raise ValueError(f"{shapes.origin}input_blocks: levels differ in their residual blocks")
+    # 2. What is in a level
     channels = [shapes.size(f"input_blocks.{n}.0.out_layers.3.weight", 0) for n, *_ in levels]
     attending = [
         level for level, (n, *_) in enumerate(levels) if f"input_blocks.{n}.1.norm.weight" in shapes
@@ -81,7 +88,7 @@ def unet_config(shapes: Shapes) -> tuple[UNetConfig, str]:
     if not attending:
         raise ValueError(f"{shapes.origin}input_blocks has no transformers")
     first = f"input_blocks.{levels[attending[0]][0]}"
-    contexts, widths = _contexts(shapes, levels, channels, attending)
+    contexts, widths = _contexts_from_shapes(shapes, levels, channels, attending)
     heads, why = choose_heads("trained", channels, attending, None)
     config = UNetConfig(
         in_channels=shapes.size("input_blocks.0.0.weight", 1),
@@ -97,20 +104,18 @@ def unet_config(shapes: Shapes) -> tuple[UNetConfig, str]:
     return config, why
 
 
-def _contexts(
+def _contexts_from_shapes(
     shapes: Shapes, levels: list[list[int]], channels: list[int], attending: list[int]
 ) -> tuple[tuple[str, ...], dict[str, int]]:
-    """The transformers after a residual block, and the widths of their contexts.
-
-    Keys as wide as the level itself, on every level, come from no context. The others are, in this
-    order, GPT-2's tokens and T5's.
-    """
+    """The transformers after a residual block, and the widths of their contexts."""
     names: list[str] = []
     widths: dict[str, int] = {}
     slots = shapes.count(f"input_blocks.{levels[attending[0]][0]}.{{}}.norm.weight", 1)
     for slot in range(1, slots + 1):
         leaf = f"{slot}.transformer_blocks.0.attn2.to_k.weight"
         dims = [shapes.size(f"input_blocks.{levels[i][0]}.{leaf}", 1) for i in attending]
+        # Keys as wide as the level itself, on every level, are of self-attention. The others are of
+        # GPT-2's tokens and then T5's.
         if dims == [channels[level] for level in attending]:
             names.append("self")
             continue
@@ -122,7 +127,7 @@ def _contexts(
     return tuple(names), widths
 
 
-def vae_config(shapes: Shapes, scale_factor: float) -> VAEConfig:
+def vae_from_shapes(shapes: Shapes, scale_factor: float) -> VAEConfig:
     levels = max(shapes.count("encoder.down.{}.block.0.conv1.weight"), 1)
     return VAEConfig(
         in_channels=shapes.size("encoder.conv_in.weight", 1),
@@ -135,10 +140,9 @@ def vae_config(shapes: Shapes, scale_factor: float) -> VAEConfig:
     )
 
 
-def vocoder_config(shapes: Shapes) -> VocoderConfig:
-    """Rates and dilations leave no trace in shapes: those of the 16 kHz checkpoints are taken, and
-    a vocoder with other kernels does not fit.
-    """
+def vocoder_from_shapes(shapes: Shapes) -> VocoderConfig:
+    """The vocoder's config, of which shapes tell the widths alone."""
+    # The rest is that of the 16 kHz checkpoints; a vocoder with other kernels does not fit.
     return replace(
         VocoderConfig(),
         mel_bins=shapes.size("conv_pre.weight", 1),
@@ -146,7 +150,7 @@ def vocoder_config(shapes: Shapes) -> VocoderConfig:
     )
 
 
-def projection_config(shapes: Shapes) -> ProjectionConfig:
+def projection_from_shapes(shapes: Shapes) -> ProjectionConfig:
     return ProjectionConfig(
         clap_dim=shapes.size("input_sequence_embed_linear.0.weight", 1),
         t5_dim=shapes.size("input_sequence_embed_linear.1.weight", 1),

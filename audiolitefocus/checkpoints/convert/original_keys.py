@@ -1,41 +1,44 @@
-"""The checkpoints that AudioLDM2's authors released: one .pth or .ckpt with everything in it.
+"""Checkpoints in the layout of AudioLDM2's authors: one .pth or .ckpt with everything in it.
 
-Configs are not in the file; what shapes do not tell (head width, vocoder rates) is the authors'
-code's. Its sampling reads the raw weights and never the moving averages, so those are dropped.
+There are no configs in the file: they are inferred from shapes and, where those do not suffice
+(head width, vocoder rates), taken from the authors' code. Its sampling uses the raw weights, not
+the moving averages, so those are dropped.
 """
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from audiolitefocus.checkpoints.convert.mapping import Edit, Part, Source, compose
-from audiolitefocus.checkpoints.convert.original_config import Shapes, bundle_config
+from audiolitefocus.checkpoints.bundle import TOWERS
+from audiolitefocus.checkpoints.convert.mapping import ConversionPlan, Edit, TargetFile, compose
+from audiolitefocus.checkpoints.convert.original_config import Shapes, config_from_shapes
 from audiolitefocus.checkpoints.convert.original_towers import (
     CLAP_EDITS,
     clap_modules,
-    tower_settings,
+    settings_from_shapes,
 )
 from audiolitefocus.checkpoints.convert.read import read_tensors
-from audiolitefocus.checkpoints.convert.shared_keys import (
-    fold_weight_norm,
-    linear,
-    network_part,
-    row,
+from audiolitefocus.checkpoints.convert.shared import (
+    conv1x1_to_linear,
+    network_file,
+    take_row,
     transformer,
     vocoder_modules,
 )
 from audiolitefocus.checkpoints.convert.towers import (
     FEATURE_EXTRACTOR,
-    check_widths,
     to_json,
     tower_config,
-    tower_part,
+    tower_file,
+    tower_json,
 )
-from audiolitefocus.checkpoints.towers import TOWERS
+from audiolitefocus.checkpoints.limits import check_config
+from audiolitefocus.checkpoints.towers import check_towers, text_positions
 from audiolitefocus.config import BundleConfig, UNetConfig, VAEConfig
 
-# Where each of our files lies in the checkpoint. The longest prefix counts.
+# Prefix of the keys that each of our files is made from. The longest one counts.
 PREFIXES = {
     "unet": "model.diffusion_model.",
     "vae": "first_stage_model.",
@@ -45,6 +48,7 @@ PREFIXES = {
     "t5": "cond_stage_models.1.model.",
     "clap": "clap.model.",
 }
+# Leaf tables: our module (or parameter) -> the original's, inside a block.
 RESNET = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
@@ -74,7 +78,7 @@ VAE_SIDE = {
     "norm_out": "norm_out",
     "conv_out": "conv_out",
 }
-PROJECTION = {
+PROJECTION = {  # start and end tokens are rows of tables, which EDITS takes
     "clap": "input_sequence_embed_linear.0",
     "t5": "input_sequence_embed_linear.1",
     "clap_start": "start_of_sequence_tokens.weight",
@@ -83,24 +87,29 @@ PROJECTION = {
     "t5_end": "end_of_sequence_tokens.weight",
 }
 EDITS: dict[str, dict[str, Edit]] = {
-    "unet": {"*.proj_in.weight": linear, "*.proj_out.weight": linear},
-    "vae": {"*.attention.to_*.weight": linear},
-    "projection": {"clap_start": row(0), "clap_end": row(0), "t5_start": row(1), "t5_end": row(1)},
+    "unet": {"*.proj_in.weight": conv1x1_to_linear, "*.proj_out.weight": conv1x1_to_linear},
+    "vae": {"*.attention.to_*.weight": conv1x1_to_linear},
+    "projection": {
+        "clap_start": take_row(0),
+        "clap_end": take_row(0),
+        "t5_start": take_row(1),
+        "t5_end": take_row(1),
+    },
     "clap": CLAP_EDITS,
 }
 SCHEDULE = "the noise schedule, which the sampler computes"
-DROPPED = {  # outside of all prefixes
+DROPPED = {  # of keys under none of the prefixes
     "model_ema.*": "moving averages, which the authors' sampling does not use",
     "betas": SCHEDULE,
     "*alphas_cumprod*": SCHEDULE,
     "posterior_*": SCHEDULE,
     "lvlb_weights": SCHEDULE,
-    "logvar": "weighs the loss of training",
+    "logvar": "weights of the training loss",
     "scale_factor": "read into the config",
     "clap.mel_transform.*": "spectrograms, which the feature extractor computes",
 }
-DROPPED_BELOW = {
-    "vae": {"loss.*": "judges the autoencoder in training"},
+DROPPED_UNDER_PREFIX = {
+    "vae": {"loss.*": "the discriminator of the autoencoder's training"},
     "projection": {
         "cond_stage_models.*": "second copies of CLAP and T5; the AudioMAE that set the targets"
     },
@@ -117,7 +126,7 @@ DROPPED_BELOW = {
 }
 
 
-def unet_modules(config: UNetConfig) -> dict[str, str]:
+def original_unet_modules(config: UNetConfig) -> dict[str, str]:
     """Our modules -> the original's, which numbers the blocks of all levels through."""
     width, leaves = len(config.contexts), transformer(config.depth)
     deepest = len(config.channels) - 1
@@ -129,6 +138,7 @@ def unet_modules(config: UNetConfig) -> dict[str, str]:
             (f"{ours}.transformers.{j}", f"{theirs}.{1 + j}", leaves) for j in range(width)
         )
 
+    # 1. Down: the first convolution is block 0; a step to the next level is a block of its own
     number = 1
     for level in range(deepest + 1):
         for i in range(config.resnets):
@@ -136,8 +146,10 @@ def unet_modules(config: UNetConfig) -> dict[str, str]:
         number += config.resnets
         blocks.append((f"down.{level}.resample", f"input_blocks.{number}.0", {"conv": "op"}))
         number += 1
+    # 2. The middle
     stage("middle.stage", "middle_block")
     blocks.append(("middle.resnet", f"middle_block.{1 + width}", RESNET))
+    # 3. Up: a step is the last entry of its level's last block, after the transformers
     for index, level in enumerate(reversed(range(deepest + 1))):
         first = index * (config.resnets + 1)
         for i in range(config.resnets + 1):
@@ -148,7 +160,7 @@ def unet_modules(config: UNetConfig) -> dict[str, str]:
     return compose(*blocks)
 
 
-def vae_modules(config: VAEConfig) -> dict[str, str]:
+def original_vae_modules(config: VAEConfig) -> dict[str, str]:
     """Our modules -> the original's, whose decoder counts levels from the top resolution."""
     blocks = [("", "", {"quant_conv": "quant_conv", "post_quant_conv": "post_quant_conv"})]
     deepest = len(config.channels) - 1
@@ -170,15 +182,15 @@ def vae_modules(config: VAEConfig) -> dict[str, str]:
 
 
 MODULES: dict[str, Callable[..., dict[str, str]]] = {
-    "unet": unet_modules,
-    "vae": vae_modules,
+    "unet": original_unet_modules,
+    "vae": original_vae_modules,
     "vocoder": lambda config: vocoder_modules(config, "ups"),
     "projection": lambda config: PROJECTION,
 }
 
 
-def read(path: Path, *, heads: str) -> Source:
-    """Understand a checkpoint: every config, and which tensor goes where.
+def plan_original(path: Path, *, heads: str) -> ConversionPlan:
+    """The plan of a checkpoint. Tensors are memory-mapped: but for the scale factor, none is read.
 
     Raises:
         ValueError: a file that is damaged, holds code, or is no AudioLDM2 with T5; or
@@ -186,39 +198,46 @@ def read(path: Path, *, heads: str) -> Source:
     """
     if heads != "trained":
         raise ValueError(f'heads {heads!r}: {path} has no unet/config.json; use "trained"')
+    # 1. Every config, from the shapes of what belongs to it
     sections, unused = _split(read_tensors(path), path)
-    sections["vocoder"] = fold_weight_norm(sections["vocoder"])
-    shapes = {name: Shapes(f"{path}: {PREFIXES[name]}", part) for name, part in sections.items()}
-    towers = {name: tower_config(name, tower_settings(name, shapes[name])) for name in TOWERS}
-    config, why = bundle_config(shapes, towers["clap"], unused, path)
-    check_widths(config, towers)
-    documents = {f"{name}/config.json": to_json(tower) for name, tower in towers.items()}
+    origins = {name: f"{path}: {prefix}" for name, prefix in PREFIXES.items()}
+    shapes = {name: Shapes(origins[name], held) for name, held in sections.items()}
+    settings = {name: settings_from_shapes(name, shapes[name]) for name in TOWERS}
+    towers = {
+        name: tower_config(name, settings[name], sections[name], f"{origins[name]}: ")
+        for name in TOWERS
+    }
+    config, why = config_from_shapes(shapes, text_positions(towers["clap"]), unused, path)
+    check_config(config, str(path))
+    check_towers(config, **towers, where=str(path))
+    # 2. What is made of them
+    documents = {f"{name}/config.json": tower_json(name, settings[name]) for name in TOWERS}
     documents["clap/preprocessor_config.json"] = to_json(FEATURE_EXTRACTOR)
-    return Source(
-        name=str(path),
+    return ConversionPlan(
+        source=str(path),
         kind="original",
         config=config,
-        parts=[_part(name, tensors, config, towers) for name, tensors in sections.items()],
+        files=[_original_file(name, held, config, towers) for name, held in sections.items()],
         documents=documents,
         copies={},
         tokenizers={"clap": {}, "t5": {}},
-        files={path.name: path},
+        read={path.name: path},
         heads=why,
         unused=unused,
         dropped=DROPPED,
     )
 
 
-def _part(
-    name: str, tensors: Mapping[str, Tensor], config: BundleConfig, towers: Mapping[str, dict]
-) -> Part:
-    """One weights file, of a network or of a tower."""
-    origin, edits, dropped = PREFIXES[name], EDITS.get(name), DROPPED_BELOW.get(name)
+def _original_file(
+    name: str, tensors: Mapping[str, Tensor], config: BundleConfig, towers: Mapping[str, Any]
+) -> TargetFile:
+    """One weights file, of our networks or of the towers."""
+    origin, edits, dropped = PREFIXES[name], EDITS.get(name), DROPPED_UNDER_PREFIX.get(name)
     if name in MODULES:
         table = MODULES[name](getattr(config, name))
-        return network_part(name, origin, tensors, config, table, edits=edits, dropped=dropped)
-    modules = clap_modules(towers[name]) if name == "clap" else None
-    return tower_part(
+        return network_file(name, origin, tensors, config, table, edits=edits, dropped=dropped)
+    modules = clap_modules(towers["clap"]) if name == "clap" else None
+    return tower_file(
         name, origin, tensors, towers[name], modules=modules, edits=edits, dropped=dropped
     )
 
@@ -226,7 +245,7 @@ def _part(
 def _split(
     tensors: Mapping[str, Tensor], path: Path
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
-    """The tensors of each of our files, without their prefix; and those of none."""
+    """The tensors that each of our files is made from, without prefix; and all others."""
     sections: dict[str, dict[str, Tensor]] = {name: {} for name in PREFIXES}
     unused = {}
     for key, tensor in tensors.items():

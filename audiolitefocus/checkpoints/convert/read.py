@@ -1,7 +1,6 @@
-"""Weights files of others, read through memory maps: safetensors, PyTorch's .bin, .pth and .ckpt,
-whole or in shards.
+"""Weights files of checkpoints, memory-mapped: safetensors and pickles, whole or in shards.
 
-Tensors are paged in when they are used. Pickles are read as data alone: code in them is refused.
+Tensors are read when they are first used. Code in PyTorch's pickles is refused.
 """
 
 import itertools
@@ -14,26 +13,13 @@ from torch import Tensor
 
 from audiolitefocus.checkpoints.hub import PREFERENCE, STEMS
 from audiolitefocus.checkpoints.tensors import open_safetensors
-from audiolitefocus.validation import parse_object
+from audiolitefocus.validation import read_json
 
-MAX_JSON_BYTES = 1 << 24
 OBJECT = re.compile(r"Unsupported (?:global|class).*?(\S+) was not an allowed global")
 
 
-def read_json(path: Path) -> dict:
-    """A JSON object. Raises ValueError that names the file."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise ValueError(f"{path}: {path.stat().st_size} bytes is too large for a config")
-    try:
-        return parse_object(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is {error}") from None
-
-
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file; those of a checkpoint with a "state_dict" are its."""
+    """The tensors of one file, or of its "state_dict" if it has one."""
     if path.suffix == ".safetensors":
         with open_safetensors(path) as file:
             return {key: file.get_tensor(key) for key in file.keys()}
@@ -42,24 +28,24 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         data = data["state_dict"]
     if not isinstance(data, dict) or not data:
         raise ValueError(f"{path} holds no dictionary of tensors, but a {type(data).__name__}")
-    others = [str(key) for key, value in data.items() if not _plain(value)]
-    if others:
+    if others := [str(key) for key, value in data.items() if not _is_dense(value)]:
         raise ValueError(f"{path} has entries that are no tensors: {', '.join(others)}")
     return {str(key): tensor.detach() for key, tensor in data.items()}
 
 
-def _plain(value: object) -> bool:
-    """Whether it is a dense tensor in memory: pickles can also hold sparse and quantised ones."""
+def _is_dense(value: object) -> bool:
+    """True for a dense tensor in memory: pickles can also hold sparse and quantised ones."""
     if not isinstance(value, Tensor) or value.is_nested or value.is_quantized:
         return False
     return value.layout == torch.strided and value.device.type == "cpu"
 
 
-def _unpickle(path: Path):
-    """What `torch.save` wrote, with nothing but tensors and plain containers let through."""
+def _unpickle(path: Path) -> object:
+    """What `torch.save` wrote, if it is nothing but tensors and plain containers."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
-    mapped = zipfile.is_zipfile(path)  # the format before PyTorch 1.6 must be read whole
+    # The format before PyTorch 1.6 cannot be mapped, and is read whole.
+    mapped = zipfile.is_zipfile(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # damaged pickles fail in many ways
@@ -74,9 +60,9 @@ def _unpickle(path: Path):
 
 
 def read_component(folder: Path) -> tuple[dict[str, Tensor], list[Path]]:
-    """The tensors of one network's folder, and the files they are in.
+    """The tensors in one network's folder, and the files they are in.
 
-    safetensors before .bin, full precision before half, one file before shards.
+    Preferred are safetensors to .bin, full precision to half, one file to shards.
     """
     for (kind, variant), stem in itertools.product(PREFERENCE, STEMS):
         path = folder / f"{stem}{variant}.{kind}"
@@ -96,6 +82,7 @@ def _read_shards(index: Path) -> tuple[dict[str, Tensor], list[Path]]:
     if not isinstance(places, dict) or not all(isinstance(v, str) for v in places.values()):
         raise ValueError(f'{index} has no "weight_map" of names')
     names = sorted(set(places.values()))
+    # An index may come from anywhere, and must not lead out of its folder.
     if strange := [name for name in names if Path(name).name != name]:
         raise ValueError(f"{index} names shards outside its folder: {', '.join(strange)}")
     shards = [index.parent / name for name in names]
