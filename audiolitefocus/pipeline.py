@@ -134,8 +134,8 @@ class AudioLDM2Pipeline:
             model: a converted folder, a name of `config.MODELS` ("demo", "audioldm2", ...), or a
                 hub repository in diffusers layout, which is fetched and converted into the cache
                 once.
-            dtype, torch_dtype: of UNet, VAE and vocoder; default float32. Text and the arithmetic
-                of sampling are float32.
+            dtype, torch_dtype: of UNet, VAE and vocoder, but for the layers where half precision is
+                audible; default float32. Text and the arithmetic of sampling are float32.
             device: "auto" (CUDA, else MPS, else CPU), "cuda", "mps", "cpu" or a torch.device.
             offload: keep every network on the CPU but while it runs: slower, and the device holds
                 no more than the largest of them (the text towers count as one).

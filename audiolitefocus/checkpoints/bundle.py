@@ -74,7 +74,8 @@ def load_component(
     Args:
         folder: of the bundle.
         name: "unet", "vae", "vocoder" or "projection": a UNet, VAE, HiFiGAN or Projection.
-        dtype: of the weights; None keeps that of the file.
+        dtype: of the weights, but for those that a network keeps in float32 where half precision
+            is audible (its `float32_weights`); None keeps that of the file.
         device: None is the CPU.
 
     Raises:
@@ -88,11 +89,20 @@ def load_component(
     with open_safetensors(path) as file:
         check_tensors(path, file, expected)
         check_sha256(path, config)
-        tensors = {key: file.get_tensor(key).to(device=device, dtype=dtype) for key in expected}
+        tensors = {
+            key: file.get_tensor(key).to(device=device, dtype=weight_dtype(module, key, dtype))
+            for key in expected
+        }
     module.load_state_dict(tensors, strict=True, assign=True)
-    if name in ("unet", "vae"):  # whose 2-d convolutions are faster so
-        to_channels_last(module)
+    to_channels_last(module)
     return module.eval().requires_grad_(False)
+
+
+def weight_dtype(network: nn.Module, key: str, dtype: torch.dtype | None) -> torch.dtype | None:
+    """The dtype to load a weight in: float32 where the network keeps it."""
+    half = dtype in (torch.bfloat16, torch.float16)
+    kept = half and key.startswith(getattr(network, "float32_weights", ()))
+    return torch.float32 if kept else dtype
 
 
 def check_sha256(path: Path, config: BundleConfig) -> None:

@@ -1,56 +1,71 @@
-"""Long clips in tiles of the trained length, with a crossfade where they overlap.
+"""Long clips through the autoencoder in tiles, joined by a crossfade.
 
-Each tile has group norms and attention of its own, as in training. The trained length is 256 latent
-frames of 0.04 s.
+The autoencoder was trained on clips of one length, whose statistics its group norms and its
+attention expect: a tile has that length and statistics of its own.
+
+Measured against whole decoding, in nats of log-mel where tiles overlap / elsewhere, with tiles of
+10.24 s. The autoencoder's own error on the demo is 0.20. Overlaps of less than 1.28 s are shorter
+than the context of audioldm2's convolutions, and can be seen.
+
+| overlap of latent frames   |     1      |     8      |     16     |     32     |     64     |
+| 12 sounds of the demo      | .265/.013  | .015/.013  | .010/.012  | .009/.012  | .009/.012  |
+| audioldm2, random weights  | .223/.010  | .036/.007  | .013/.005  | .005/.005  |            |
+
+Half the tile gives .013/.016 with 32 frames (demo), twice the tile .006/.007. Of the demo's
+waveforms, levels in 0.1 s differ by 0.09 dB at seams, by 0.11 dB elsewhere.
 """
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-TILE_FRAMES = 256  # latent frames: 10.24 s
-OVERLAP_FRAMES = 32  # at least, between two tiles: 1.28 s
+DECODES = ("auto", "whole", "tiled")
+TILE_FRAMES = 256  # latent frames of 0.04 s: 10.24 s
+OVERLAP_FRAMES = 32  # that neighbours share at least: 1.28 s
 
-OnBlock = Callable[[int, int], object]  # called with how many tiles of how many are done
 
+def is_tiled(decode: str, frames: int) -> bool:
+    """True if a clip of so many latent frames is taken in tiles: for "auto", longer than two.
 
-def use_tiles(decode: str, frames: int) -> bool:
-    """True if a clip of so many latent frames is processed in tiles: "auto" beyond two of them."""
-    if decode == "auto":
-        return frames > 2 * TILE_FRAMES
-    return decode == "tiled" and frames > TILE_FRAMES
+    Raises:
+        ValueError: `decode` is none of `DECODES`.
+    """
+    if decode not in DECODES:
+        raise ValueError(f"decode {decode!r}: must be one of {', '.join(DECODES)}")
+    return decode == "tiled" or (decode == "auto" and frames > 2 * TILE_FRAMES)
 
 
 def tiles(frames: int) -> list[tuple[int, int]]:
-    """Start and stop of equally long tiles that cover so many latent frames, evenly spaced."""
-    step = TILE_FRAMES - OVERLAP_FRAMES
-    count = max(2, -(-(frames - OVERLAP_FRAMES) // step))
-    starts = [round(i * (frames - TILE_FRAMES) / (count - 1)) for i in range(count)]
+    """First and last frame (exclusive) of tiles of equal length, evenly spread over a clip."""
+    if frames <= TILE_FRAMES:
+        return [(0, frames)]
+    count = math.ceil((frames - OVERLAP_FRAMES) / (TILE_FRAMES - OVERLAP_FRAMES))
+    starts = (round(i * (frames - TILE_FRAMES) / (count - 1)) for i in range(count))
     return [(start, start + TILE_FRAMES) for start in starts]
 
 
 def in_tiles(
-    function: Callable[[int, int], Tensor], frames: int, on_block: OnBlock | None = None
+    run: Callable[[int, int], Tensor], frames: int, on_tile: Callable[[int, int], object]
 ) -> Iterator[Tensor]:
-    """Consecutive blocks of what `function` makes of a clip, tile by tile.
+    """Yield consecutive blocks (b, n, ...) of what `run` makes of a clip.
 
     Args:
-        function: latent frames start to stop -> (b, n, m), n a multiple or a part of their number.
-        frames: of the clip, more than a tile has.
-        on_block: called after each tile.
+        run: makes (b, n, ...) of latent frames start to stop, n a multiple of their number.
+        frames: latent frames of the clip.
+        on_tile: called as on_tile(done, total) after each tile.
     """
-    spans, tail = tiles(frames), None
-    for number, (start, stop) in enumerate(spans, 1):
-        tile = function(start, stop)
-        if tail is not None:  # fade from the end of the last tile into the start of this one
-            shared = tail.shape[1]
-            ramp = (torch.arange(shared, device=tile.device) + 0.5)[:, None] / shared
-            faded = tail.lerp(tile[:, :shared], ramp.to(tile.dtype))
-            tile = torch.cat([faded, tile[:, shared:]], dim=1)
-        if on_block is not None:
-            on_block(number, len(spans))
-        shared_with_next = stop - spans[number][0] if number < len(spans) else 0
-        whole = tile.shape[1] - shared_with_next * tile.shape[1] // (stop - start)
-        yield tile[:, :whole]
-        tail = tile[:, whole:]
+    spans, held = tiles(frames), None
+    for index, (start, stop) in enumerate(spans):
+        tile = run(start, stop)
+        if held is not None:
+            shared = held.shape[1]
+            share = (torch.arange(shared, device=tile.device) + 0.5) / shared
+            share = share.to(tile).view(-1, *[1] * (tile.ndim - 2))
+            tile = torch.cat([held.lerp(tile[:, :shared], share), tile[:, shared:]], dim=1)
+        following = spans[index + 1][0] if index + 1 < len(spans) else stop
+        ready = (following - start) * (tile.shape[1] // (stop - start))
+        on_tile(index + 1, len(spans))
+        yield tile[:, :ready]
+        held = tile[:, ready:]

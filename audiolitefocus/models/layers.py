@@ -68,14 +68,17 @@ class Conv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.weight.mT, self.bias, self.stride, self.padding)
 
+    def to_channels_last(self) -> None:
+        # so that the turned kernel is channels_last, and not a copy at every call
+        turned = self.weight.data.mT.contiguous(memory_format=torch.channels_last)
+        self.weight.data = turned.mT
+
 
 def to_channels_last(network: nn.Module) -> None:
     """Lay out the kernels of all convolutions of a network for speed; their shapes stay."""
     for module in network.modules():
-        if isinstance(module, Conv2d):
-            # so that the turned kernel is channels_last, and not a copy at every call
-            turned = module.weight.data.mT.contiguous(memory_format=torch.channels_last)
-            module.weight.data = turned.mT
+        if lay_out := getattr(module, "to_channels_last", None):
+            lay_out()
 
 
 class ResnetBlock(nn.Module):

@@ -61,7 +61,7 @@ def measure(case: dict, model: str, steps: int, threads: int | None) -> dict:
     """One clip, in this process."""
     torch.set_num_threads(threads or torch.get_num_threads())
     if case["windows"]:
-        decoding.fits_whole = lambda *_: False
+        decoding.is_tiled = lambda *_: True
     pipe = AudioLDM2Pipeline.from_pretrained(model, device="cpu")
     loaded, attention = status("RssAnon"), parse_attention(case["attention"])
     variant = pipe.choose_attention(attention, case["seconds"])

@@ -8,14 +8,16 @@ import pytest
 import soundfile
 import torch
 
-from audiolitefocus import AudioLDM2Pipeline, atomic, memory
+from audiolitefocus import AudioLDM2Pipeline, atomic
 from audiolitefocus.audio.files import write_sound
 from audiolitefocus.batch.clips import make_clips, prepare, save_clip
-from audiolitefocus.codec import tiling as windows
+from audiolitefocus.codec import decode as decoding
+from audiolitefocus.codec import tiling
 from audiolitefocus.options import GenerationOptions
 
 QUICK = {"audio_length_in_s": 5.12, "num_inference_steps": 2}
-PCM_STEP = 1.01 / 32768  # rounding of windows and of whole decoding may differ
+TWO_STEPS = {"num_inference_steps": 2}
+PCM_STEP = 1.01 / 32768  # 16-bit samples are rounded
 
 
 @pytest.fixture(scope="module")
@@ -24,18 +26,18 @@ def pipe(tiny_bundle):
 
 
 @pytest.fixture
-def short_windows(monkeypatch):
-    """Every clip is decoded in windows of 32 latent frames."""
-    for module in (memory, windows):
-        monkeypatch.setattr(module, "WINDOW_FRAMES", 32)
-    monkeypatch.setattr(memory, "available", lambda device: 0.0)
+def short_tiles(monkeypatch):
+    """Clips are decoded in tiles of 32 latent frames, and vocoded as soon as possible."""
+    monkeypatch.setattr(tiling, "TILE_FRAMES", 32)
+    monkeypatch.setattr(tiling, "OVERLAP_FRAMES", 8)
+    monkeypatch.setattr(decoding, "CHUNK_FRAMES", 64)
 
 
 def seeded() -> torch.Generator:
     return torch.Generator().manual_seed(3)
 
 
-def test_blocks_are_the_waveform(pipe, short_windows):
+def test_blocks_are_the_waveform(pipe, short_tiles):
     whole = pipe(["rain", "wind"], generator=seeded(), output_type="pt", **QUICK).audios
     blocks = pipe(["rain", "wind"], generator=seeded(), output_type="blocks", **QUICK).audios
     blocks = [list(clip) for clip in blocks]
@@ -43,7 +45,7 @@ def test_blocks_are_the_waveform(pipe, short_windows):
     assert torch.equal(torch.stack([torch.cat(clip) for clip in blocks]), whole)
 
 
-def test_a_recording_stays_in_blocks_too(pipe, short_windows):
+def test_a_recording_stays_in_blocks_too(pipe, short_tiles):
     recording = 0.1 * torch.randn(16000, generator=seeded())
     settings = {**QUICK, "continue_audio": recording}
     whole = pipe("rain", generator=seeded(), output_type="pt", **settings).audios
@@ -62,9 +64,11 @@ def test_room_for_the_sounds_is_looked_for_before_the_first_step(
     pipe, recorded, tmp_path, monkeypatch
 ):
     recording = write_sound(tmp_path / "second.wav", np.zeros(16000, np.float32), 16000)
-    asked = {"init_audio": str(recording)} if recorded else {"duration": 1.0}
-    options = GenerationOptions.make(None, {"steps": 2, "seed": 0, **asked})
-    clips = [prepare("x", tmp_path / f"{name}.wav", options) for name in "ab"]
+    asked = {"init_audio": str(recording)} if recorded else {"audio_length_in_s": 1.0}
+    clips = [
+        prepare("x", tmp_path / f"{name}.wav", GenerationOptions(**asked, **TWO_STEPS))
+        for name in "ab"
+    ]
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(atomic.shutil, "disk_usage", lambda folder: usage(63_999))
     with pytest.raises(OSError, match="63,999 bytes free, and 64,000 needed"):
@@ -78,22 +82,22 @@ def test_candidates_need_whole_waveforms(pipe):
         pipe("rain", output_type="blocks", num_waveforms_per_prompt=2, **QUICK)
 
 
-def test_windows_are_reported(pipe, short_windows):
-    heard = []
-    pipe("rain", on_window=lambda *n: heard.append(n), **QUICK)
-    assert heard[-1][0] == heard[-1][1] == len(heard)
+def test_tiles_are_reported(pipe, short_tiles):
+    counts = []
+    pipe("rain", on_block=lambda *n: counts.append(n), **QUICK)
+    assert counts[-1][0] == counts[-1][1] == len(counts) > 1
 
 
-def test_clips_are_written_as_they_are_decoded(pipe, short_windows, tmp_path):
+def test_clips_are_written_as_they_are_decoded(pipe, short_tiles, tmp_path):
     """In the file before the last block has been made, and under its name after it."""
-    clip = prepare("rain", tmp_path / "rain.wav", GenerationOptions(**QUICK, seed=0))
+    clip = prepare("rain", tmp_path / "rain.wav", GenerationOptions(**QUICK))
     heard = []
 
-    def on_window(done: int, total: int) -> None:
+    def on_block(done: int, total: int) -> None:
         heard.append(max(path.stat().st_size for path in tmp_path.iterdir()))
         assert not clip.path.exists()
 
-    (output,) = make_clips(pipe, [clip], None, on_window)
+    (output,) = make_clips(pipe, [clip], None, on_block)
     assert not heard and not list(tmp_path.iterdir())
     save_clip(pipe, clip, output)
     assert heard[-1] > 70_000  # of 164 kB: the last window but one waits for its context
@@ -101,13 +105,6 @@ def test_clips_are_written_as_they_are_decoded(pipe, short_windows, tmp_path):
     assert recipe["samples"] == soundfile.info(clip.path).frames == 81920
     expected = pipe("rain", generator=torch.Generator().manual_seed(0), **QUICK).audios[0]
     np.testing.assert_allclose(soundfile.read(clip.path)[0], expected, atol=PCM_STEP)
-
-
-def test_no_room_for_windows_is_said_before_the_work(pipe, short_windows, monkeypatch):
-    usage = namedtuple("usage", "free")
-    monkeypatch.setattr(windows.shutil, "disk_usage", lambda folder: usage(free=1000))
-    with pytest.raises(OSError, match="no room for .* TMPDIR"):
-        pipe("rain", callback=lambda *_: pytest.fail("denoised"), **QUICK)
 
 
 def test_a_decoder_that_fails_leaves_no_file(pipe, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from audiolitefocus.config import ProjectionConfig, ScheduleConfig, TextConfig, UNetConfig
 from audiolitefocus.diffusion.samplers import alphas_cumprod
 from audiolitefocus.models.condition import Condition
-from audiolitefocus.models.layers import ResnetBlock, Transformer2D, arrange
+from audiolitefocus.models.layers import ResnetBlock, Transformer2D, to_channels_last
 from audiolitefocus.models.text_encoder import Projection, generate_loa
 from audiolitefocus.models.unet import UNet
 from audiolitefocus.ops.cpu import Linear
@@ -119,7 +119,7 @@ class Denoiser(nn.Module):
                 # Convolutions, which it is made of on CPUs, are slow for batches this small.
                 module.__class__ = nn.Linear
         pass_through(self.unet)
-        arrange(self.unet)
+        to_channels_last(self.unet)
 
     def condition(self, clap: Tensor, ids: Tensor, dropped: Tensor) -> Condition:
         """As `TextEncoder.encode`, and for dropped clips as `TextEncoder.unconditional`."""
