@@ -146,7 +146,7 @@ def make_clips(
     streams = [torch.Generator().manual_seed(clip.seed) for clip in clips]
     output = pipe(
         [clip.prompt for clip in clips],
-        options=options,
+        options=replace(options, seed=None),  # each clip has its own stream
         generator=[stream for stream in streams for _ in range(copies)],
         callback=on_step,
         on_block=on_block,

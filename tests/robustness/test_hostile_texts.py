@@ -73,7 +73,7 @@ def test_ten_megabytes_of_prompt(text, tmp_path):
 @pytest.mark.parametrize("prompt", ["\ud800", "caf\udce9", "ok\udfff"])
 def test_prompts_that_are_no_unicode(prompt, tmp_path):
     result = run("generate", prompt, *TINY, cwd=tmp_path)
-    assert_failed(result, "no Unicode")
+    assert_failed(result, "not valid Unicode")
 
 
 def test_control_characters_do_not_reach_the_terminal(tmp_path):
