@@ -23,7 +23,7 @@ def resample(waveform: Tensor, source_rate: int, target_rate: int) -> Tensor:
     """
     divisor = math.gcd(source_rate, target_rate)
     down, up = source_rate // divisor, target_rate // divisor
-    if up == down:
+    if up == down or not waveform.numel():
         return waveform
     cutoff = PASSBAND * min(1.0, up / down)
     reach = math.ceil(ZERO_CROSSINGS / cutoff)  # source samples on each side of a target sample
@@ -34,14 +34,14 @@ def resample(waveform: Tensor, source_rate: int, target_rate: int) -> Tensor:
     rounds = math.ceil(length / down)  # k = 0 ... rounds - 1
     padded = F.pad(waveform.reshape(-1, 1, length), (reach, reach + rounds * down + down - length))
     resampled = padded.new_empty(len(padded), up, rounds)
-    for first in range(0, up, PHASES):
+    samples = math.ceil(length * up / down)
+    for first in range(0, min(up, samples), PHASES):
         times = torch.arange(first, min(first + PHASES, up), dtype=torch.float64) * down / up
         start, stop = int(times[0]), int(times[-1]) + 2 * reach + 1
         taps = torch.arange(start, stop + 1, dtype=torch.float64) - reach - times[:, None]
         kernel = cutoff * torch.sinc(cutoff * taps) * _window(taps / reach)
         phases = F.conv1d(padded[..., start:], kernel[:, None].to(padded), stride=down)
         resampled[:, first : first + PHASES] = phases[..., :rounds]
-    samples = math.ceil(length * up / down)
     return resampled.transpose(1, 2).reshape(*waveform.shape[:-1], -1)[..., :samples]
 
 

@@ -37,3 +37,8 @@ def test_resampling_keeps_leading_axes():
     together = resample(waveforms, 16000, 48000)
     assert together.shape == (2, 3, 3000)
     torch.testing.assert_close(together[1, 2], resample(waveforms[1, 2], 16000, 48000))
+
+
+@pytest.mark.parametrize("samples, expected", [(0, 0), (1, 2), (100, 101)])
+def test_sounds_shorter_than_the_filter(samples, expected):
+    assert resample(torch.ones(2, samples), 47999, 48000).shape == (2, expected)

@@ -61,7 +61,7 @@ ABSURD = {
         {"unet": {"channels": [65536] * 4}},
         {"vocoder": {"resblock_dilations": [[1] * 10**5] * 3}},
         {"vocoder": {"upsample_rates": [2**20] * 5}},
-        {"vocoder": {"sampling_rate": 47999}},
+        {"vocoder": {"sampling_rate": 2**21}},
         {"text": {"clap_max_tokens": 16384}},
         {"text": {"loa_tokens": 16384}},
         {"trained_seconds": 10**400},
