@@ -243,7 +243,8 @@ class AudioLDM2Pipeline:
         attention = self.choose_attention(options.attention, length.seconds)
         self._warn_of_memory(length, clips)
 
-        with oom_as_memory_error(self._oom_message(length, clips)):
+        oom_message = self._oom_message(length, clips)
+        with oom_as_memory_error(oom_message):
             # 2. Text -> conditioning
             condition, negative = self._encode(prompts, options)
 
@@ -297,14 +298,16 @@ class AudioLDM2Pipeline:
         samples: int | None = None,
         decode: str = "auto",
         on_block: OnBlock | None = None,
+        oom_message: str | None = None,
     ) -> Iterator[Tensor]:
         """(n, 8, t, 16) latents -> consecutive blocks (n, ...) of their waveforms.
 
         They are float32 on the CPU, and each is decoded when it is asked for. `decode` and
-        `on_block` as in the call.
+        `on_block` as in the call; `oom_message` is that of the MemoryError if memory runs out.
         """
-        message = f"out of memory on {self.device} decoding {latents.shape[2]} latent frames"
-        with oom_as_memory_error(message), self.on_device(self.vae, self.vocoder):
+        frames = latents.shape[2]
+        message = f"out of memory on {self.device} decoding {frames} latent frames"
+        with oom_as_memory_error(oom_message or message), self.on_device(self.vae, self.vocoder):
             latents = latents.to(self.device)
             for block in decode_blocks(
                 self.vae, self.vocoder, latents, samples, decode=decode, on_block=on_block
@@ -442,15 +445,15 @@ class AudioLDM2Pipeline:
         needed = denoising_bytes(self.config, length.latent_frames, clips, itemsize)
         if needed > free:
             warnings.warn(
-                f"{clips} clips of {length.seconds:g} s need about {needed / 1e9:.1f} GB, and "
+                f"{_clips(clips)} of {length.seconds:g} s need about {needed / 1e9:.1f} GB, and "
                 f"{free / 1e9:.1f} GB are free; {self._what_helps(clips)}",
                 stacklevel=3,
             )
 
     def _oom_message(self, length: ClipLength, clips: int) -> str:
         return (
-            f"out of memory on {self.device} making {clips} clips of {length.seconds:g} s, one at "
-            f"a time too; {self._what_helps(clips)}"
+            f"out of memory on {self.device} making {_clips(clips)} of {length.seconds:g} s, even one "
+            f"at a time; {self._what_helps(clips)}"
         )
 
     def _what_helps(self, clips: int) -> str:
@@ -463,6 +466,10 @@ class AudioLDM2Pipeline:
             "a shorter --duration",
         ]
         return "what helps: " + ", ".join(filter(None, helps))
+
+
+def _clips(count: int) -> str:
+    return "1 clip" if count == 1 else f"{count} clips"
 
 
 def _streams(

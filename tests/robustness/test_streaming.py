@@ -113,6 +113,6 @@ def test_a_decoder_that_fails_leaves_no_file(pipe, tmp_path, monkeypatch):
 
     (blocks,) = pipe("rain", output_type="blocks", **QUICK).audios
     monkeypatch.setattr(pipe.vae, "decode", decode)
-    with pytest.raises(MemoryError, match="on cpu: 1 clip of 5.12 s need about .*would help"):
+    with pytest.raises(MemoryError, match="on cpu making 1 clip of 5.12 s.*what helps: "):
         write_sound(tmp_path / "x.wav", blocks, 16000)
     assert not list(tmp_path.iterdir())
