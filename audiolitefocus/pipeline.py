@@ -259,7 +259,8 @@ class AudioLDM2Pipeline:
 
             # 4. Latents -> waveform, decoded when it is asked for
             sounds = [
-                self.blocks(x[None], length.samples, options.decode, on_block) for x in denoised
+                self.blocks(x[None], length.samples, options.decode, on_block, oom_message)
+                for x in denoised
             ]
             if recording is not None and recording.keeps_part:
                 sounds = [recording.splice(blocks) for blocks in sounds]
@@ -452,8 +453,8 @@ class AudioLDM2Pipeline:
 
     def _oom_message(self, length: ClipLength, clips: int) -> str:
         return (
-            f"out of memory on {self.device} making {_clips(clips)} of {length.seconds:g} s, even one "
-            f"at a time; {self._what_helps(clips)}"
+            f"out of memory on {self.device} making {_clips(clips)} of {length.seconds:g} s, even "
+            f"one at a time; {self._what_helps(clips)}"
         )
 
     def _what_helps(self, clips: int) -> str:
