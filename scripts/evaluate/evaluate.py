@@ -2,9 +2,9 @@
 
 Of clips made by a bundle, for every given length and attention, or of a folder of sounds:
 
-python scripts/evaluate.py --reference demo-world --clips 200 --seconds 2.56 10.24 \\
+python -m scripts.evaluate.evaluate --reference demo-world --clips 200 --seconds 2.56 10.24 \\
     --attention dense litefocus tome --steps 10 --sampler dpm++ --out quality
-python scripts/evaluate.py --reference test.csv --sounds made --out quality
+python -m scripts.evaluate.evaluate --reference test.csv --sounds made --out quality
 
 Clips, and what was heard in them, are kept: the same command goes on where it was cut off.
 """

@@ -1,6 +1,6 @@
 """What an evaluation found: results that grow cell by cell, tables of them and a plot.
 
-`python scripts/quality.py results.json` prints the results as tables in Markdown.
+`python -m scripts.evaluate.results results.json` prints the results as tables in Markdown.
 """
 
 import json
