@@ -56,9 +56,9 @@ def transformers_config(name: str, settings: Mapping, tensors: int) -> Any:
         ValueError: an invalid config, or absurd sizes.
     """
     settings = without(settings, REQUESTS)
-    _check_numbers(settings, MAX_NUMBER)
+    _check_numbers("config", settings, MAX_NUMBER)
     if isinstance(audio := settings.get("audio_config"), dict):
-        _check_numbers(audio.get("spec_size"), MAX_SPECTROGRAM)
+        _check_numbers("spec_size", audio.get("spec_size"), MAX_SPECTROGRAM)
     cls = tower_class(name)
     try:
         config = cls.config_class.from_dict(settings)
@@ -97,13 +97,18 @@ def without(settings: Mapping, names: Collection[str]) -> dict:
     }
 
 
-def _check_numbers(settings: object, largest: int) -> None:
-    """Raise ValueError for a number beyond `largest` anywhere in parsed JSON."""
-    if isinstance(settings, (int, float)) and not abs(settings) <= largest:
-        raise ValueError(f"{shown(settings)} is too large for the size of a network")
-    if isinstance(settings, (dict, list)):
-        for value in settings.values() if isinstance(settings, dict) else settings:
-            _check_numbers(value, largest)
+def _check_numbers(name: str, settings: object, largest: int) -> None:
+    """Raise ValueError for a number below 0 or beyond `largest` anywhere in parsed JSON."""
+    # -1 heads of -64 channels would fit the shapes. Only tokens have ids below 0, as "none".
+    least = -1 if name.endswith("_id") else 0
+    if isinstance(settings, (int, float)) and not least <= settings <= largest:
+        raise ValueError(f"{name} = {shown(settings)}: must lie in {least} to {largest}")
+    if isinstance(settings, dict):
+        for key, value in settings.items():
+            _check_numbers(shown(key).strip("'"), value, largest)
+    if isinstance(settings, list):
+        for value in settings:
+            _check_numbers(name, value, largest)
 
 
 def load_tower(folder: Path, name: str) -> Any:

@@ -10,6 +10,7 @@ import pytest
 
 from audiolitefocus.checkpoints.bundle import load_config
 from audiolitefocus.checkpoints.limits import check_config, make_config
+from audiolitefocus.checkpoints.towers import transformers_config
 from audiolitefocus.config import BundleConfig, UNetConfig, VAEConfig, VocoderConfig, demo_folder
 from audiolitefocus.validation import MAX_JSON_BYTES, read_json
 
@@ -86,6 +87,33 @@ def test_a_folder_that_is_no_bundle_is_refused_with_the_remedy(tmp_path):
     (tmp_path / "model_index.json").write_text("{}")
     with pytest.raises(ValueError, match="audiolitefocus convert"):
         load_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name, changes, match",
+    [
+        ("gpt2", {"n_head": -1}, "n_head = -1: must lie in 0 to"),
+        ("gpt2", {"eos_token_id": -2}, "eos_token_id = -2: must lie in -1 to"),
+        ("t5", {"d_model": 2**40}, "d_model = 1099511627776: must lie in"),
+        (
+            "clap",
+            {"audio_config": {"spec_size": 2**19}},
+            "spec_size = 524288: .* 0 to 4096",
+        ),
+        (
+            "clap",
+            {"text_config": {"num_hidden_layers": 200}},
+            "the weights are 7 tensors",
+        ),
+    ],
+)
+def test_sizes_that_no_tower_has_are_refused(name, changes, match):
+    with pytest.raises(ValueError, match=match):
+        transformers_config(name, changes, tensors=7)
+
+
+def test_a_missing_token_may_have_the_id_minus_one():
+    assert transformers_config("gpt2", {"eos_token_id": -1, "n_layer": 2}, tensors=7).n_layer == 2
 
 
 def test_a_json_file_is_read_only_if_it_is_small_and_an_object(tmp_path):
