@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from audiolitefocus.models.vae import VAE as VAE
     from audiolitefocus.models.vocoder import HiFiGAN as HiFiGAN
     from audiolitefocus.options import GenerationOptions as GenerationOptions
+    from audiolitefocus.output import AudioOutput as AudioOutput
     from audiolitefocus.pipeline import AudioLDM2Pipeline as AudioLDM2Pipeline
-    from audiolitefocus.pipeline import AudioOutput as AudioOutput
 
 __version__ = "0.1.0"
 
@@ -30,7 +30,7 @@ __version__ = "0.1.0"
 # `audiolitefocus --help` loads no torch. Everything deeper may change.
 _HOMES = {
     "AudioLDM2Pipeline": "pipeline",
-    "AudioOutput": "pipeline",
+    "AudioOutput": "output",
     "GenerationOptions": "options",
     "LiteFocus": "attention.settings",
     "TokenMerging": "attention.settings",

@@ -7,13 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
 
 from audiolitefocus.attention.settings import Attention, LiteFocus
-from audiolitefocus.audio.files import write_sound
 from audiolitefocus.audio.length import ClipLength
 from audiolitefocus.checkpoints.bundle import load_component, load_config
 from audiolitefocus.checkpoints.resolve import resolve_bundle
@@ -21,9 +19,8 @@ from audiolitefocus.checkpoints.towers import load_text_encoder
 from audiolitefocus.codec.decode import decode_blocks, fill
 from audiolitefocus.config import BundleConfig
 from audiolitefocus.diffusion.denoise import denoise
-from audiolitefocus.diffusion.inpaint import KnownLatents
 from audiolitefocus.diffusion.noise import ClipNoise, initial_latents
-from audiolitefocus.diffusion.prompts import Prompts, check_embeds
+from audiolitefocus.diffusion.prompts import Prompts
 from audiolitefocus.diffusion.recording import Recording
 from audiolitefocus.models.condition import Condition, repeat_condition
 from audiolitefocus.models.text_encoder import TextEncoder
@@ -31,6 +28,7 @@ from audiolitefocus.models.unet import UNet
 from audiolitefocus.models.vae import VAE
 from audiolitefocus.models.vocoder import HiFiGAN
 from audiolitefocus.options import GenerationOptions
+from audiolitefocus.output import AudioOutput
 from audiolitefocus.runtime import (
     Offloader,
     available_memory,
@@ -50,43 +48,23 @@ OnBlock = Callable[[int, int], object]  # done, total
 
 
 @dataclass(frozen=True)
-class AudioOutput:
-    """Clips that a call has made; those of one prompt stand together, best first.
+class Request:
+    """A call whose arguments have been checked.
 
     Attributes:
-        audios: float32 (n, samples) in [-1, 1], numpy or torch; or latents (n, 8, t, 16); or for
-            each clip consecutive blocks (samples,), decoded when they are asked for.
-        sampling_rate: of `audios`, in Hz.
-        scores: CLAP similarity of every clip to its prompt, (n,), where candidates were ranked.
-        attention: settings that "auto" or their text stood for, or "dense".
+        prompts, options, recording: what to make, how, and from which recording, if any.
+        length: of every clip.
+        attention: settings, or "dense".
+        noise, start: the clips' streams of noise, and the latents they start from (n, 8, t, 16).
     """
 
-    audios: np.ndarray | Tensor | Sequence[Iterator[Tensor]]
-    sampling_rate: int
-    scores: Tensor | None = None
-    attention: Attention = "dense"
-
-    def save(self, path: str | os.PathLike) -> list[Path]:
-        """Write the clips as sound files: `path`, or NAME-1, NAME-2, ... where there are several.
-
-        The ending decides: .wav and .flac (16 bit) or .ogg (Vorbis). Files appear whole or not at
-        all, and replace what is there.
-
-        Raises:
-            ValueError: another ending, no such folder, or latents.
-        """
-        if isinstance(self.audios, (np.ndarray, Tensor)) and self.audios.ndim != 2:
-            raise ValueError("latents are no sound: decode them first, or ask for another output")
-        path, count = Path(path), len(self.audios)
-        names = (
-            [path]
-            if count == 1
-            else [path.with_stem(f"{path.stem}-{number}") for number in range(1, count + 1)]
-        )
-        return [
-            write_sound(name, audio, self.sampling_rate)
-            for name, audio in zip(names, self.audios, strict=True)
-        ]
+    prompts: Prompts
+    options: GenerationOptions
+    recording: Recording | None
+    length: ClipLength
+    attention: Attention
+    noise: ClipNoise
+    start: Tensor
 
 
 class AudioLDM2Pipeline:
@@ -223,58 +201,42 @@ class AudioLDM2Pipeline:
         # 1. Check everything before any work
         options = GenerationOptions.make(options, changes)
         self._check_call(options, output_type, callback_steps)
-        unet = self.config.unet
         prompts = Prompts.make(
             prompt,
-            options.negative_prompt,
-            check_embeds(prompt_embeds, generated_prompt_embeds, attention_mask, unet),
-            check_embeds(
+            self.config.unet,
+            negative_prompt=options.negative_prompt,
+            embeddings=(prompt_embeds, generated_prompt_embeds, attention_mask),
+            negative_embeddings=(
                 negative_prompt_embeds,
                 negative_generated_prompt_embeds,
                 negative_attention_mask,
-                unet,
             ),
         )
-        recording = Recording.load(options, self.sampling_rate)
-        length = self._length(options, recording)
-        clips = len(prompts) * options.num_waveforms_per_prompt
-        noise = ClipNoise(_streams(generator, options.seed), clips)
-        start = initial_latents(latents, noise, clips, length, unet.in_channels)
-        attention = self.choose_attention(options.attention, length.seconds)
-        self._warn_of_memory(length, clips)
+        request = self._request(prompts, options, _streams(generator, options.seed), latents)
 
-        oom_message = self._oom_message(length, clips)
-        with oom_as_memory_error(oom_message):
+        with oom_as_memory_error(self._oom_message(request)):
             # 2. Text -> conditioning
-            condition, negative = self._encode(prompts, options)
+            condition, negative = self._encode(request)
 
             # 3. Noise -> latents
-            known = self._encode_recording(recording, start.shape[2], options)
             report = _every(callback, callback_steps)
-            denoised = self._denoise(
-                start, condition, negative, options, attention, noise, known, report
-            )
+            denoised = self._denoise(request, condition, negative, report)
             if output_type == "latent":
-                return AudioOutput(denoised, self.sampling_rate, attention=attention)
+                return AudioOutput(denoised, self.sampling_rate, attention=request.attention)
 
             # 4. Latents -> waveform, decoded when it is asked for
-            sounds = [
-                self.blocks(x[None], length.samples, options.decode, on_block, oom_message)
-                for x in denoised
-            ]
-            if recording is not None and recording.keeps_part:
-                sounds = [recording.splice(blocks) for blocks in sounds]
+            sounds = self._sounds(request, denoised, on_block)
             if output_type == "blocks":
                 streams = [(block[0] for block in blocks) for blocks in sounds]
-                return AudioOutput(streams, self.sampling_rate, attention=attention)
-            audios = self._collect(sounds, length.samples)
+                return AudioOutput(streams, self.sampling_rate, attention=request.attention)
+            audios = self._collect(sounds, request.length.samples)
 
             # 5. Rank candidates
             scores = None
             if prompts.texts is not None and options.num_waveforms_per_prompt > 1:
                 audios, scores = self.rank(prompts.texts, audios)
         waveforms = audios.numpy() if output_type == "np" else audios
-        return AudioOutput(waveforms, self.sampling_rate, scores, attention)
+        return AudioOutput(waveforms, self.sampling_rate, scores, request.attention)
 
     def encode_prompt(self, prompt: str | list[str]) -> Condition:
         """The condition of each text.
@@ -282,7 +244,7 @@ class AudioLDM2Pipeline:
         Its `t5`, `t5_mask` and `loa` are the call's `prompt_embeds`, `attention_mask` and
         `generated_prompt_embeds`.
         """
-        prompts = Prompts.make(prompt, None, None, None)
+        prompts = Prompts.make(prompt, self.config.unet)
         with torch.inference_mode(), self.on_device(self.text):
             return self.text.encode(prompts.texts or [])
 
@@ -364,15 +326,27 @@ class AudioLDM2Pipeline:
         if output_type == "blocks" and options.num_waveforms_per_prompt > 1:
             raise ValueError('output_type "blocks": candidates are ranked by whole waveforms')
 
-    def _length(self, options: GenerationOptions, recording: Recording | None) -> ClipLength:
-        if recording is not None:
-            return ClipLength(recording.seconds, self.config)
-        return ClipLength(options.audio_length_in_s or self.config.trained_seconds, self.config)
+    def _request(
+        self,
+        prompts: Prompts,
+        options: GenerationOptions,
+        generator: torch.Generator | Sequence[torch.Generator] | None,
+        latents: Tensor | None,
+    ) -> Request:
+        """The recording, the length and the noise that clips start from. Raises ValueError."""
+        recording = Recording.load(options, self.sampling_rate)
+        seconds = options.audio_length_in_s if recording is None else recording.seconds
+        length = ClipLength(seconds or self.config.trained_seconds, self.config)
+        attention = self.choose_attention(options.attention, length.seconds)
+        clips = len(prompts) * options.num_waveforms_per_prompt
+        noise = ClipNoise(generator, clips)
+        start = initial_latents(latents, noise, clips, length, self.config.unet.in_channels)
+        self._warn_of_memory(length, clips)
+        return Request(prompts, options, recording, length, attention, noise, start)
 
-    def _encode(
-        self, prompts: Prompts, options: GenerationOptions
-    ) -> tuple[Condition, Condition | None]:
+    def _encode(self, request: Request) -> tuple[Condition, Condition | None]:
         """Conditions of every clip, and of what guidance steers away from."""
+        prompts, options = request.prompts, request.options
         condition, negative = prompts.embeds, prompts.negative_embeds
         guided, copies = options.guidance_scale > 1, options.num_waveforms_per_prompt
         if condition is None or (guided and negative is None):
@@ -387,26 +361,16 @@ class AudioLDM2Pipeline:
         condition = repeat_condition(condition, copies)
         return condition, repeat_condition(negative, copies) if guided and negative else None
 
-    def _encode_recording(
-        self, recording: Recording | None, frames: int, options: GenerationOptions
-    ) -> KnownLatents | None:
-        if recording is None:
-            return None
-        with self.on_device(self.vae):
-            return recording.encode(self.vae, self.config.vocoder, frames, options.decode)
-
     def _denoise(
-        self,
-        start: Tensor,
-        condition: Condition,
-        negative: Condition | None,
-        options: GenerationOptions,
-        attention: Attention,
-        noise: ClipNoise,
-        known: KnownLatents | None,
-        report: Callback,
+        self, request: Request, condition: Condition, negative: Condition | None, report: Callback
     ) -> Tensor:
         """Latents (clips, 8, t, 16), of all clips together or in groups that fit into memory."""
+        start, options, known = request.start, request.options, None
+        if request.recording is not None:
+            with self.on_device(self.vae):
+                known = request.recording.encode(
+                    self.vae, self.config.vocoder, start.shape[2], options.decode
+                )
 
         def denoise_group(group: slice) -> Tensor:
             steps = denoise(
@@ -416,8 +380,8 @@ class AudioLDM2Pipeline:
                 None if negative is None else negative[group],
                 options,
                 self.config.schedule,
-                attention=attention,
-                fresh=noise[group],
+                attention=request.attention,
+                fresh=request.noise[group],
                 known=known,
                 evaluate=self._evaluate,
             )
@@ -429,6 +393,17 @@ class AudioLDM2Pipeline:
             latents = torch.cat(halve_on_oom(len(start), denoise_group))
         check_finite("latents after the last step", latents)
         return latents
+
+    def _sounds(
+        self, request: Request, latents: Tensor, on_block: OnBlock | None
+    ) -> list[Iterator[Tensor]]:
+        """Consecutive blocks (1, n) of every clip, with the recording where it is kept."""
+        samples, decode = request.length.samples, request.options.decode
+        message, recording = self._oom_message(request), request.recording
+        sounds = [self.blocks(x[None], samples, decode, on_block, message) for x in latents]
+        if recording is None or not recording.keeps_part:
+            return sounds
+        return [recording.splice(blocks) for blocks in sounds]
 
     def _collect(self, sounds: list[Iterator[Tensor]], samples: int) -> Tensor:
         """Blocks of every clip -> waveforms (n, samples)."""
@@ -448,12 +423,13 @@ class AudioLDM2Pipeline:
             warnings.warn(
                 f"{_clips(clips)} of {length.seconds:g} s need about {needed / 1e9:.1f} GB, and "
                 f"{free / 1e9:.1f} GB are free; {self._what_helps(clips)}",
-                stacklevel=3,
+                stacklevel=4,
             )
 
-    def _oom_message(self, length: ClipLength, clips: int) -> str:
+    def _oom_message(self, request: Request) -> str:
+        clips, seconds = len(request.start), request.length.seconds
         return (
-            f"out of memory on {self.device} making {_clips(clips)} of {length.seconds:g} s, even "
+            f"out of memory on {self.device} making {_clips(clips)} of {seconds:g} s, even "
             f"one at a time; {self._what_helps(clips)}"
         )
 

@@ -20,6 +20,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     absent = {
         "slow": not config.getoption("--slow") and "give --slow",
         "cuda": not torch.cuda.is_available() and "no NVIDIA GPU here",
+        "cuda_build": not torch.version.cuda and "PyTorch is not built for CUDA",
         "weights": config.getoption("--weights") is None and "give --weights FOLDER",
     }
     for item in items:
@@ -68,3 +69,11 @@ def tiny_bundle(diffusers_folder, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("bundles") / "tiny"
     convert_checkpoint(diffusers_folder, folder, heads="config")
     return folder
+
+
+@pytest.fixture(scope="session")
+def pipe(tiny_bundle):
+    """A pipeline on `tiny_bundle`."""
+    from audiolitefocus import AudioLDM2Pipeline
+
+    return AudioLDM2Pipeline.from_pretrained(tiny_bundle, device="cpu")

@@ -12,7 +12,7 @@ ORDER = [
     {"config", "atomic", "ops"},
     {"audio", "runtime", "attention"},
     {"options", "models"},
-    {"checkpoints", "codec"},
+    {"checkpoints", "codec", "output"},
     {"diffusion"},
     {"pipeline"},
     {"batch"},

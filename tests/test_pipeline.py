@@ -11,18 +11,10 @@ import torch
 from audiolitefocus import AudioLDM2Pipeline, LiteFocus
 from audiolitefocus.attention.settings import TokenMerging
 from audiolitefocus.models.text_encoder import TextEncoder
+from tests.support.compare import seeded
 
 BATCH_TOLERANCE = 1e-4  # rounding of batched matrix products, through three steps and the vocoder
 QUICK = {"audio_length_in_s": 1.28, "num_inference_steps": 3, "output_type": "pt"}
-
-
-@pytest.fixture(scope="module")
-def pipe(tiny_bundle):
-    return AudioLDM2Pipeline.from_pretrained(tiny_bundle, device="cpu")
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpm++"])

@@ -7,18 +7,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from audiolitefocus import AudioLDM2Pipeline, LiteFocus, pipeline
 from audiolitefocus.runtime import Offloader, halve_on_oom, is_out_of_memory, oom_as_memory_error
+from tests.support.compare import seeded
 
 QUICK = {"audio_length_in_s": 1.28, "num_inference_steps": 3, "output_type": "pt"}
 BATCH_TOLERANCE = 1e-4  # rounding of batched matrix products, through three steps and the vocoder
-
-
-@pytest.fixture(scope="module")
-def pipe(tiny_bundle):
-    return AudioLDM2Pipeline.from_pretrained(tiny_bundle, device="cpu")
-
-
-def seeded() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])

@@ -27,7 +27,8 @@ from audiolitefocus.checkpoints.bundle import sha256
 from audiolitefocus.checkpoints.towers import transformers_version
 from audiolitefocus.diffusion.recording import changed_span
 from audiolitefocus.options import NAMES, SHORT, GenerationOptions, OptionError
-from audiolitefocus.pipeline import AudioLDM2Pipeline, AudioOutput, Callback, OnBlock
+from audiolitefocus.output import AudioOutput
+from audiolitefocus.pipeline import AudioLDM2Pipeline, Callback, OnBlock
 from audiolitefocus.validation import check_texts, shown
 
 RESERVED = re.compile("con|prn|aux|nul|(com|lpt)[1-9]")  # names of devices on Windows

@@ -13,7 +13,8 @@ import torch
 
 from audiolitefocus.batch.clips import ClipRequest, is_saved, make_clips, save_clip
 from audiolitefocus.options import GenerationOptions
-from audiolitefocus.pipeline import AudioLDM2Pipeline, AudioOutput
+from audiolitefocus.output import AudioOutput
+from audiolitefocus.pipeline import AudioLDM2Pipeline
 from audiolitefocus.validation import check_number
 
 

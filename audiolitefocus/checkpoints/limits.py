@@ -36,7 +36,8 @@ BOUNDS: dict[type, dict[str, Number]] = {
         **{"resnets": FEW, "scale_factor": Number(1e-6, 1e6)},
     },
     VocoderConfig: {
-        **dict.fromkeys(("mel_bins", "sampling_rate", "initial_channels", "upsample_rates"), RATE),
+        **dict.fromkeys(("mel_bins", "initial_channels", "upsample_rates"), RATE),
+        "sampling_rate": Number(1000, 384000, whole=True),  # in Hz
         **dict.fromkeys(("upsample_kernels", "resblock_kernels", "resblock_dilations"), KERNEL),
     },
     ProjectionConfig: dict.fromkeys(("clap_dim", "t5_dim", "loa_dim"), WIDTH),

@@ -56,9 +56,7 @@ def denoise(
     steps, taken = options.num_inference_steps, options.steps_taken
     timesteps = timesteps_of(options.sampler, steps, schedule.train_steps, taken)
     biases = unet.time_biases(torch.tensor(timesteps))
-    attention = unet.check_attention(attention)
-    seed = 0 if isinstance(attention, str) else attention.seed
-    generator = torch.Generator().manual_seed(seed)
+    generator = unet.sampling_generator(attention)
 
     # 2. One evaluation, guided
     def predict(latents: Tensor, step: int) -> Tensor:

@@ -20,13 +20,15 @@ class KnownLatents:
     Attributes:
         latents: (1, 8, t, 16), clean.
         changed: (t,) bool, frames that are generated; the others are restored after every step.
+            None: all of them are generated.
     """
 
     latents: Tensor
-    changed: Tensor
+    changed: Tensor | None = None
 
     def to(self, device: torch.device) -> "KnownLatents":
-        return KnownLatents(self.latents.to(device), self.changed.to(device))
+        changed = None if self.changed is None else self.changed.to(device)
+        return KnownLatents(self.latents.to(device), changed)
 
     def restore(self, noise: Tensor, levels: Sequence[float]) -> Restore:
         """A function that overwrites the known frames with the recording, re-noised to a step.
@@ -35,16 +37,12 @@ class KnownLatents:
             noise: the initial noise (b, 8, t, 16); diffusers' inpainting uses it throughout.
             levels: share of signal, of `alphas_cumprod`, after every step; at the end 1.
         """
-        if self.keeps_nothing:
+        if self.changed is None:
             return restore_nothing
+        changed = self.changed[:, None]
 
         def restore_known(latents: Tensor, step: int) -> Tensor:
             known = add_noise(self.latents, noise, levels[step])
-            return torch.where(self.changed[:, None], latents, known)
+            return torch.where(changed, latents, known)
 
         return restore_known
-
-    @property
-    def keeps_nothing(self) -> bool:
-        """True if all frames are generated. Reads the mask, so that a GPU is waited for."""
-        return bool(self.changed.all())

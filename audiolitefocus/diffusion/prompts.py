@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from torch import Tensor
 
@@ -9,6 +10,8 @@ from audiolitefocus.config import UNetConfig
 from audiolitefocus.models.condition import Condition
 from audiolitefocus.runtime import check_finite
 from audiolitefocus.validation import check_texts
+
+Embeddings: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None]  # t5, loa, t5's mask
 
 
 @dataclass(frozen=True)
@@ -29,15 +32,24 @@ class Prompts:
     def make(
         cls,
         prompt: str | Sequence[str] | None,
-        negative_prompt: str | Sequence[str] | None,
-        embeds: Condition | None,
-        negative_embeds: Condition | None,
+        unet: UNetConfig,
+        *,
+        negative_prompt: str | Sequence[str] | None = None,
+        embeddings: Embeddings = (None, None, None),
+        negative_embeddings: Embeddings = (None, None, None),
     ) -> "Prompts":
         """Checked prompts; one negative prompt counts for all.
 
+        Args:
+            unet: what embeddings have to fit.
+            embeddings, negative_embeddings: given in place of texts.
+
         Raises:
-            ValueError: no prompt, two kinds of them, an empty one, or another number of negatives.
+            ValueError: no prompt, two kinds of them, an empty one, another number of negatives, or
+                embeddings that do not fit.
         """
+        embeds = check_embeds(*embeddings, unet)
+        negative_embeds = check_embeds(*negative_embeddings, unet)
         texts = check_texts("prompt", prompt, empty=False)
         if (texts is None) == (embeds is None):
             raise ValueError("give either prompt, or prompt_embeds with generated_prompt_embeds")

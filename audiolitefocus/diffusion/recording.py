@@ -95,10 +95,13 @@ class Recording:
         latents = encode_mel(vae, mel.to(weight), decode=decode) * vae.config.scale_factor
 
         # 3. Which frames are generated
+        latents = F.pad(latents.float(), (0, 0, 0, frames - known))
+        if not self.keeps_part:
+            return KnownLatents(latents)
         start, stop = self.span
         changed = torch.zeros(frames, dtype=torch.bool)
         changed[start // per_frame : None if stop == self.samples else -(-stop // per_frame)] = True
-        return KnownLatents(F.pad(latents.float(), (0, 0, 0, frames - known)), changed)
+        return KnownLatents(latents, changed)
 
     def splice(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
         """Consecutive blocks (b, n) of clips -> the same with the recording where it is kept.

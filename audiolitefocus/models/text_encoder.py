@@ -177,18 +177,17 @@ class TextEncoder(nn.Module):
             tokenizer = self._tokenizers.get(name) or self._load_tokenizer(name)
             self._tokenizers[name] = tokenizer
             whole = tokenizer(texts, add_special_tokens=True, verbose=False)["input_ids"]
-            cut = tokenizer(
-                texts, padding=padding, max_length=limit, truncation=True, return_tensors="pt"
-            )
+            cut = tokenizer(texts, padding=padding, max_length=limit, truncation=True)
             for prompt, text, ids in zip(prompts, texts, whole, strict=True):
                 if len(ids) > limit or text != prompt:
                     rest = tokenizer.decode(ids[limit - 1 :], skip_special_tokens=True)
                     rest += prompt[len(text) :]
                     warnings.warn(_cut_message(name, limit, prompt, rest), stacklevel=2)
-        if cut["input_ids"].max() >= self.vocabularies[name]:
+        if max(map(max, cut["input_ids"])) >= self.vocabularies[name]:
             raise ValueError(f"the tokenizer of {name} has more tokens than its network")
         device = next(getattr(self, name).parameters()).device
-        return cut["input_ids"].to(device), cut["attention_mask"].to(device)
+        ids, mask = cut["input_ids"], cut["attention_mask"]
+        return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
 def generate_loa(gpt2: Any, embeddings: Tensor, mask: Tensor, count: int) -> Tensor:

@@ -233,7 +233,7 @@ class UNet(nn.Module):
         attention = self.check_attention(attention)
         if isinstance(attention, str):
             return {}
-        generator = generator or torch.Generator().manual_seed(attention.seed)
+        generator = generator or self.sampling_generator(attention)
         functions: dict[SelfAttention, Attend] = {}
         length, rows = latents.shape[-2:]
         for level in range(len(self.config.channels)):
@@ -245,6 +245,11 @@ class UNet(nn.Module):
                 functions.update(zip(modules, attend, strict=True))
             length, rows = -(-length // 2), -(-rows // 2)
         return functions
+
+    def sampling_generator(self, attention: Attention) -> torch.Generator:
+        """A generator of sampled indices, on the CPU, seeded by the settings."""
+        settings = self.check_attention(attention)
+        return torch.Generator().manual_seed(0 if isinstance(settings, str) else settings.seed)
 
     def _all(self, kind: type) -> list[Any]:
         """Every submodule of a kind, in the order in which it runs."""

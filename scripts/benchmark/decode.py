@@ -10,7 +10,7 @@ import sys
 import torch
 from torch import nn
 
-from audiolitefocus.audio.files import ClipLength
+from audiolitefocus.audio.length import ClipLength
 from audiolitefocus.checkpoints.bundle import weight_dtype
 from audiolitefocus.codec.decode import decode_mel, vocode
 from audiolitefocus.config import BundleConfig

@@ -8,16 +8,13 @@ from hypothesis import strategies as st
 from audiolitefocus.attention.litefocus import sample_compensation
 from audiolitefocus.attention.settings import LiteFocus, TokenMerging
 from audiolitefocus.attention.token_merging import sample_destinations
+from tests.support.compare import seeded
 
 many = settings(max_examples=60, deadline=None, derandomize=True)
 grids = st.tuples(st.integers(1, 8), st.integers(1, 60), st.integers(1, 4))
 ratios = st.one_of(st.sampled_from([0.1, 0.5, 1.0]), st.floats(0, 1))
 # Two in a million independent counts lie further than this many standard deviations from the mean.
 DEVIATIONS = 4.75
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def draw(variant: LiteFocus | TokenMerging, *arguments) -> torch.Tensor:

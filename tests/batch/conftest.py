@@ -5,13 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from audiolitefocus import AudioLDM2Pipeline
-
-
-@pytest.fixture(scope="module")
-def pipe(tiny_bundle) -> AudioLDM2Pipeline:
-    return AudioLDM2Pipeline.from_pretrained(tiny_bundle, device="cpu")
-
 
 @pytest.fixture
 def write_prompts(tmp_path) -> Callable[..., Path]:

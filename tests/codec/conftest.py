@@ -1,11 +1,12 @@
-"""Latents that the demo model generates, as decoding meets them."""
+"""The demo model's autoencoder and vocoder, and latents that it generates."""
 
 from collections.abc import Callable
 
 import pytest
 import torch
 
-from audiolitefocus import AudioLDM2Pipeline
+from audiolitefocus import AudioLDM2Pipeline, load_component
+from audiolitefocus.config import demo_folder
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +26,13 @@ def generate() -> Callable[[list[str], float, int], torch.Tensor]:
         ).audios
 
     return latents
+
+
+@pytest.fixture(scope="session")
+def vae():
+    return load_component(demo_folder(), "vae", dtype=torch.float32)
+
+
+@pytest.fixture(scope="session")
+def vocoder():
+    return load_component(demo_folder(), "vocoder", dtype=torch.float32)

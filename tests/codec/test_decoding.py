@@ -17,16 +17,6 @@ EXACT = 1e-13  # of a waveform in [-1, 1]
 ROUNDING = 1e-6  # float32, root mean square: convolutions add up in an order that goes by length
 
 
-@pytest.fixture(scope="module")
-def vae():
-    return load_component(demo_folder(), "vae", dtype=torch.float32)
-
-
-@pytest.fixture(scope="module")
-def vocoder():
-    return load_component(demo_folder(), "vocoder", dtype=torch.float32)
-
-
 @pytest.fixture
 def small_chunks(monkeypatch):
     monkeypatch.setattr(decoding, "CHUNK_FRAMES", 32)

@@ -3,11 +3,9 @@
 import pytest
 import torch
 
-from audiolitefocus.checkpoints.bundle import load_component
 from audiolitefocus.codec import tiling
 from audiolitefocus.codec.decode import decode_mel, encode_mel
 from audiolitefocus.codec.tiling import OVERLAP_FRAMES, TILE_FRAMES, in_tiles, is_tiled, tiles
-from audiolitefocus.config import demo_folder
 
 # Nats of log-mel, mean over a clip; the demo's clips of 41 s differ by 0.002 to 0.024, and its
 # autoencoder from recordings by 0.20.
@@ -16,11 +14,6 @@ SEAM_RATIO = 2.0  # of the difference at the seams to that elsewhere; 1.0 is mea
 STEP_BOUND = 0.1  # nats between neighbouring frames, added by a seam to the mean over bands
 LATENT_BOUND = 0.05  # root mean square, of latents whose own is 1
 ROUNDING = 1e-6
-
-
-@pytest.fixture(scope="module")
-def vae():
-    return load_component(demo_folder(), "vae", dtype=torch.float32)
 
 
 @pytest.fixture

@@ -5,24 +5,16 @@ import pytest
 import soundfile
 import torch
 
-from audiolitefocus import AudioLDM2Pipeline, LiteFocus
+from audiolitefocus import LiteFocus
 from audiolitefocus.diffusion.inpaint import KnownLatents
 from audiolitefocus.diffusion.recording import FADE_SECONDS, PEAK, Recording
 from audiolitefocus.models.text_encoder import TextEncoder
 from audiolitefocus.options import GenerationOptions
+from tests.support.compare import seeded
 
 RATE = 16000
 BATCH_TOLERANCE = 1e-4  # rounding of batched matrix products, through steps and the vocoder
 FADE = int(FADE_SECONDS * RATE)
-
-
-@pytest.fixture(scope="module")
-def pipe(tiny_bundle):
-    return AudioLDM2Pipeline.from_pretrained(tiny_bundle, device="cpu")
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def tone(seconds: float, hertz: float = 440.0, loud: float = 0.3) -> torch.Tensor:

@@ -17,6 +17,7 @@ from audiolitefocus.config import UNetConfig
 from audiolitefocus.models.condition import Condition
 from audiolitefocus.models.layers import StepInputs
 from audiolitefocus.models.unet import UNet
+from tests.support.compare import seeded
 
 SMALL = UNetConfig(
     channels=(32, 64, 96, 128), heads=(1, 2, 3, 4), resnets=1, loa_dim=24, t5_dim=40, norm_groups=8
@@ -66,10 +67,6 @@ def evaluate(
     unet: UNet, latents: torch.Tensor, condition: Condition, attention="dense", generator=None
 ) -> torch.Tensor:
     return unet(latents, STEP, condition, attention=attention, generator=generator)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def sparse_modules(unet: UNet, attention) -> set[str]:

@@ -27,6 +27,15 @@ pytestmark = pytest.mark.usefixtures("little_memory")
 WEIGHTS = ("vocoder.safetensors", "projection.safetensors", "t5/model.safetensors")
 
 
+def test_an_unspoilt_bundle_generates_within_the_same_limit(tmp_path):
+    """Else a command that always fails would pass the tests below."""
+    bundle = linked(demo_folder(), tmp_path / "bundle")
+    options = ("--candidates", "2", "--model", bundle)
+    result = run("generate", "x", *TINY, *options, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "x.wav").stat().st_size > 0.3 * 16000 * 2
+
+
 @fuzz
 @given(data=st.data(), name=st.sampled_from(WEIGHTS), trusting=st.booleans())
 def test_spoilt_weights(data, name, trusting, tmp_path):
@@ -61,7 +70,8 @@ ABSURD = {
         {"unet": {"channels": [65536] * 4}},
         {"vocoder": {"resblock_dilations": [[1] * 10**5] * 3}},
         {"vocoder": {"upsample_rates": [2**20] * 5}},
-        {"vocoder": {"sampling_rate": 2**21}},
+        {"vocoder": {"sampling_rate": 384001}},
+        {"vocoder": {"sampling_rate": 999}},
         {"text": {"clap_max_tokens": 16384}},
         {"text": {"loa_tokens": 16384}},
         {"trained_seconds": 10**400},

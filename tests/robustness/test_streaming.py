@@ -8,21 +8,17 @@ import pytest
 import soundfile
 import torch
 
-from audiolitefocus import AudioLDM2Pipeline, atomic
+from audiolitefocus import atomic
 from audiolitefocus.audio.files import write_sound
 from audiolitefocus.batch.clips import make_clips, prepare, save_clip
 from audiolitefocus.codec import decode as decoding
 from audiolitefocus.codec import tiling
 from audiolitefocus.options import GenerationOptions
+from tests.support.compare import seeded
 
 QUICK = {"audio_length_in_s": 5.12, "num_inference_steps": 2}
 TWO_STEPS = {"num_inference_steps": 2, "seed": 0}
 PCM_STEP = 1.01 / 32768  # 16-bit samples are rounded
-
-
-@pytest.fixture(scope="module")
-def pipe(tiny_bundle):
-    return AudioLDM2Pipeline.from_pretrained(tiny_bundle, device="cpu")
 
 
 @pytest.fixture
@@ -33,23 +29,19 @@ def short_tiles(monkeypatch):
     monkeypatch.setattr(decoding, "CHUNK_FRAMES", 64)
 
 
-def seeded() -> torch.Generator:
-    return torch.Generator().manual_seed(3)
-
-
 def test_blocks_are_the_waveform(pipe, short_tiles):
-    whole = pipe(["rain", "wind"], generator=seeded(), output_type="pt", **QUICK).audios
-    blocks = pipe(["rain", "wind"], generator=seeded(), output_type="blocks", **QUICK).audios
+    whole = pipe(["rain", "wind"], generator=seeded(3), output_type="pt", **QUICK).audios
+    blocks = pipe(["rain", "wind"], generator=seeded(3), output_type="blocks", **QUICK).audios
     blocks = [list(clip) for clip in blocks]
     assert all(len(clip) > 1 for clip in blocks)
     assert torch.equal(torch.stack([torch.cat(clip) for clip in blocks]), whole)
 
 
 def test_a_recording_stays_in_blocks_too(pipe, short_tiles):
-    recording = 0.1 * torch.randn(16000, generator=seeded())
+    recording = 0.1 * torch.randn(16000, generator=seeded(3))
     settings = {**QUICK, "continue_audio": recording}
-    whole = pipe("rain", generator=seeded(), output_type="pt", **settings).audios
-    (blocks,) = pipe("rain", generator=seeded(), output_type="blocks", **settings).audios
+    whole = pipe("rain", generator=seeded(3), output_type="pt", **settings).audios
+    (blocks,) = pipe("rain", generator=seeded(3), output_type="blocks", **settings).audios
     found = torch.cat(list(blocks))
     assert torch.equal(found, whole[0]) and torch.equal(found[:16000], recording)
 

@@ -1,0 +1,52 @@
+"""What a call of the pipeline returns."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from audiolitefocus.attention.settings import Attention
+from audiolitefocus.audio.files import write_sound
+
+
+@dataclass(frozen=True)
+class AudioOutput:
+    """Clips that a call has made; those of one prompt stand together, best first.
+
+    Attributes:
+        audios: float32 (n, samples) in [-1, 1], numpy or torch; or latents (n, 8, t, 16); or for
+            each clip consecutive blocks (samples,), decoded when they are asked for.
+        sampling_rate: of `audios`, in Hz.
+        scores: CLAP similarity of every clip to its prompt, (n,), where candidates were ranked.
+        attention: settings that "auto" or their text stood for, or "dense".
+    """
+
+    audios: np.ndarray | Tensor | Sequence[Iterator[Tensor]]
+    sampling_rate: int
+    scores: Tensor | None = None
+    attention: Attention = "dense"
+
+    def save(self, path: str | os.PathLike) -> list[Path]:
+        """Write the clips as sound files: `path`, or NAME-1, NAME-2, ... where there are several.
+
+        The ending decides: .wav and .flac (16 bit) or .ogg (Vorbis). Files appear whole or not at
+        all, and replace what is there.
+
+        Raises:
+            ValueError: another ending, no such folder, or latents.
+        """
+        if isinstance(self.audios, (np.ndarray, Tensor)) and self.audios.ndim != 2:
+            raise ValueError("latents are no sound: decode them first, or ask for another output")
+        path, count = Path(path), len(self.audios)
+        names = (
+            [path]
+            if count == 1
+            else [path.with_stem(f"{path.stem}-{number}") for number in range(1, count + 1)]
+        )
+        return [
+            write_sound(name, audio, self.sampling_rate)
+            for name, audio in zip(names, self.audios, strict=True)
+        ]

@@ -1,0 +1,139 @@
+"""The CUDA path without a GPU: tensors that have a device and a shape, but no memory.
+
+Under `FakeTensorMode` an operation whose tensors are on different devices is an error, and so is
+everything that would wait for the GPU to read a value of it (`.item()`, a condition, a shape that
+depends on data). It needs a CUDA build of PyTorch, and no GPU.
+"""
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+from audiolitefocus.checkpoints.bundle import TOWERS, load_config, weight_dtype
+from audiolitefocus.checkpoints.towers import load_tokenizer, tower_class, transformers_config
+from audiolitefocus.codec.decode import decode_mel, vocode
+from audiolitefocus.config import demo_folder
+from audiolitefocus.diffusion.denoise import denoise
+from audiolitefocus.diffusion.inpaint import KnownLatents
+from audiolitefocus.models.condition import Condition
+from audiolitefocus.models.layers import to_channels_last
+from audiolitefocus.models.text_encoder import Projection, TextEncoder
+from audiolitefocus.models.unet import UNet
+from audiolitefocus.models.vae import VAE
+from audiolitefocus.models.vocoder import HiFiGAN
+from audiolitefocus.options import GenerationOptions
+from audiolitefocus.validation import read_json
+
+pytestmark = pytest.mark.cuda_build
+
+CONFIG = load_config(demo_folder())
+CLIPS, FRAMES, ROWS, TOKENS = 2, 64, 16, 5
+ATTENTIONS = (
+    *("dense", "tome", "litefocus", "litefocus:0", "cross-frequency:0.2"),
+    *("litefocus:0.1:uniform=true", "litefocus:0.1:duplicates=true", "litefocus:0.1:levels=1-3"),
+)
+
+
+@pytest.fixture
+def fake():
+    with FakeTensorMode() as mode, torch.inference_mode():
+        yield mode
+
+
+def on_cuda(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The network as `load_component` places it."""
+    state = {
+        key: tensor.to("cuda", weight_dtype(network, key, dtype))
+        for key, tensor in network.state_dict().items()
+    }
+    network.load_state_dict(state, assign=True)
+    to_channels_last(network)
+    return network.eval()
+
+
+def condition() -> Condition:
+    widths = CONFIG.projection
+    loa = torch.empty(CLIPS, 8, widths.loa_dim, device="cuda")
+    t5 = torch.empty(CLIPS, TOKENS, widths.t5_dim, device="cuda")
+    return Condition(loa, t5, torch.ones(CLIPS, TOKENS, device="cuda"))
+
+
+def recording(kept: bool) -> KnownLatents:
+    """As `Recording.encode` returns it: latents of the VAE's device, a mask of the CPU."""
+    latents = torch.empty(1, 8, FRAMES, ROWS, device="cuda")
+    return KnownLatents(latents, torch.ones(FRAMES, dtype=torch.bool) if kept else None)
+
+
+def test_the_mode_refuses_what_a_gpu_would_refuse_or_wait_for(fake):
+    there = torch.ones(3, device="cuda")
+    with pytest.raises(RuntimeError, match="device"):
+        there + torch.ones(3)
+    with pytest.raises(DataDependentOutputException):
+        there.sum().item()
+    with pytest.raises(DataDependentOutputException):
+        bool(there.all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("known", ["nothing", "a variation", "a part"])
+@pytest.mark.parametrize("sampler", ["ddim", "dpm++"])
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_denoising_stays_on_the_device(fake, attention, sampler, known, dtype):
+    unet = on_cuda(UNet(CONFIG.unet), dtype)
+    options = {"num_inference_steps": 3, "sampler": sampler, "attention": attention}
+    if known != "nothing":
+        options |= {"init_audio": "a.wav", "strength": 0.7}
+    latents = torch.empty(CLIPS, 8, FRAMES, ROWS)
+    steps = denoise(
+        unet,
+        latents,
+        condition(),
+        condition(),
+        GenerationOptions(**options),
+        CONFIG.schedule,
+        attention=attention,
+        known=None if known == "nothing" else recording(known == "a part"),
+    )
+    seen = [(made.device.type, made.dtype, made.shape) for _, made in steps]
+    assert seen == [("cuda", torch.float32, latents.shape)] * (3 if known == "nothing" else 2)
+
+
+@pytest.mark.parametrize("decode", ["whole", "tiled"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_decoding_stays_on_the_device(fake, dtype, decode):
+    vae, vocoder = on_cuda(VAE(CONFIG.vae), dtype), on_cuda(HiFiGAN(CONFIG.vocoder), dtype)
+    latents = torch.empty(CLIPS, 8, 400, ROWS, device="cuda")
+    blocks = list(vocode(vocoder, decode_mel(vae, latents, decode=decode)))
+    assert {(block.device.type, block.dtype) for block in blocks} == {("cuda", torch.float32)}
+    hop = CONFIG.vocoder.hop_length * CONFIG.vae.downsampling
+    assert sum(block.shape[1] for block in blocks) >= latents.shape[2] * hop
+
+
+def test_encoding_a_recording_stays_on_the_device(fake):
+    vae = on_cuda(VAE(CONFIG.vae), torch.bfloat16)
+    mean, log_variance = vae.encode(torch.empty(1, 4 * FRAMES, 64, device="cuda"))
+    assert mean.device.type == log_variance.device.type == "cuda"
+    assert mean.dtype == torch.float32
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_text_is_encoded_on_the_device(fake, together):
+    folder = demo_folder()
+    configs = {
+        name: transformers_config(name, read_json(folder / name / "config.json"), 10**6)
+        for name in TOWERS
+    }
+    towers = {name: tower_class(name)(configs[name]).eval() for name in TOWERS}
+    text = TextEncoder(
+        **towers,
+        projection=Projection(CONFIG.projection),
+        limits=CONFIG.text,
+        load_tokenizer=lambda name: load_tokenizer(folder, name),
+        load_feature_extractor=lambda: None,
+    ).to("cuda")
+    made = text.encode(["rain", "a bell over rain"], pad_together=together)
+    for mode in ("trained", "empty_prompt"):
+        negative = text.negative(None, made, mode)
+        tensors = (made.loa, made.t5, made.t5_mask, negative.loa, negative.t5, negative.t5_mask)
+        assert {tensor.device.type for tensor in tensors} == {"cuda"}
