@@ -3,7 +3,7 @@
 import math
 import warnings
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from audiolitefocus.config import ScheduleConfig
@@ -12,8 +12,8 @@ from audiolitefocus.config import ScheduleConfig
 def alphas_cumprod(config: ScheduleConfig) -> list[float]:
     """The products of 1 - beta_t: how much signal is left at every training step."""
     low, high = math.sqrt(config.beta_start), math.sqrt(config.beta_end)
-    betas = torch.linspace(low, high, config.train_steps, dtype=torch.float64) ** 2
-    return (1 - betas).cumprod(0).tolist()
+    betas = np.linspace(low, high, config.train_steps) ** 2
+    return (1 - betas).cumprod().tolist()
 
 
 def timesteps_of(sampler: str, steps: int, train_steps: int, taken: int | None = None) -> list[int]:
@@ -44,8 +44,8 @@ def ddim_timesteps(steps: int, train_steps: int = 1000) -> list[int]:
 
 def dpm_timesteps(steps: int, train_steps: int = 1000) -> list[int]:
     """Evenly spaced from the last training step down, without 0: diffusers' "linspace"."""
-    spaced = torch.linspace(0, train_steps - 1, steps + 1, dtype=torch.float64).round().long()
-    return spaced.flip(0)[:-1].tolist()
+    spaced = np.linspace(0, train_steps - 1, steps + 1).round().astype(int)
+    return spaced[:0:-1].tolist()
 
 
 def add_noise(clean: Tensor, noise: Tensor, alpha: float) -> Tensor:

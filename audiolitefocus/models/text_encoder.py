@@ -186,8 +186,8 @@ class TextEncoder(nn.Module):
         if max(map(max, cut["input_ids"])) >= self.vocabularies[name]:
             raise ValueError(f"the tokenizer of {name} has more tokens than its network")
         device = next(getattr(self, name).parameters()).device
-        ids, mask = cut["input_ids"], cut["attention_mask"]
-        return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+        ids, mask = torch.tensor(cut["input_ids"]), torch.tensor(cut["attention_mask"])
+        return ids.to(device), mask.to(device)
 
 
 def generate_loa(gpt2: Any, embeddings: Tensor, mask: Tensor, count: int) -> Tensor:
