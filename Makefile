@@ -8,6 +8,7 @@
 PYTHON ?= python3
 PROMPT ?= a rising chirp
 BIN := .venv/bin
+PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test test-rest test-all
 .DELETE_ON_ERROR:
@@ -22,10 +23,10 @@ test: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest --ignore=tests/robustness --ignore=tests/scripts
+	$(PYTEST) --ignore=tests/robustness --ignore=tests/scripts
 
 test-rest: .venv/installed-dev
-	$(BIN)/pytest tests/robustness tests/scripts
+	$(PYTEST) tests/robustness tests/scripts
 
 test-all: test test-rest
 

@@ -55,6 +55,7 @@ def atomic_files(*targets: Path) -> Iterator[list[Path]]:
             parts.append(_part(target))
             parts[-1].touch(exist_ok=False)
         yield parts
+        # os.replace is atomic within a file system, and parts lie beside their targets
         for part, target in zip(parts, targets, strict=True):
             os.replace(part, target)
     finally:
@@ -125,6 +126,7 @@ def _is_bundle(folder: Path) -> bool:
 
 def _swap(folder: Path, destination: Path) -> None:
     """Rename `folder` to `destination`, and what was there, if anything, to `folder`."""
+    # Two renames, as no system swaps folders in one step; between them nothing has the name.
     aside = folder.with_suffix(".old")
     try:
         if replaced := destination.exists():

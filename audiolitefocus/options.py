@@ -220,6 +220,7 @@ class GenerationOptions:
             if field in values:
                 raise ValueError(f"{written[field]} and {name} are the same option: give one")
             written[field], values[field] = name, value
+        # __post_init__ checks, and does not know what the caller wrote
         try:
             return dataclasses.replace(options or cls(), **values)
         except OptionError as error:

@@ -290,6 +290,7 @@ class AudioLDM2Pipeline:
         repeated = [prompt for prompt in prompts for _ in range(each)]
         with self.on_device(self.text):
             scores = self.text.similarity(repeated, audios, self.sampling_rate).cpu()
+        # stable, so that equal scores stay in the order of their noise
         order = scores.view(-1, each).argsort(dim=1, descending=True, stable=True)
         index = (order + each * torch.arange(len(prompts))[:, None]).flatten()
         return audios[index], scores[index]
@@ -358,6 +359,7 @@ class AudioLDM2Pipeline:
                     negative = self.text.negative(
                         prompts.negative_texts, condition, options.unconditional
                     )
+        # the candidates of a prompt stand together
         condition = repeat_condition(condition, copies)
         return condition, repeat_condition(negative, copies) if guided and negative else None
 
@@ -365,6 +367,7 @@ class AudioLDM2Pipeline:
         self, request: Request, condition: Condition, negative: Condition | None, report: Callback
     ) -> Tensor:
         """Latents (clips, 8, t, 16), of all clips together or in groups that fit into memory."""
+        # 1. What is known: the latents of the recording
         start, options, known = request.start, request.options, None
         if request.recording is not None:
             with self.on_device(self.vae):
@@ -372,6 +375,7 @@ class AudioLDM2Pipeline:
                     self.vae, self.config.vocoder, start.shape[2], options.decode
                 )
 
+        # 2. Denoise, with less at once where memory runs out
         def denoise_group(group: slice) -> Tensor:
             steps = denoise(
                 self.unet,

@@ -32,7 +32,7 @@ def tome_attention(
     rows, heads = q.shape[1], q.shape[3]
     q, k, v = (rearrange(x, "b f t h d -> b (f t) (h d)") for x in (q, k, v))
     slots, count = merge_slots(k, rows, destinations, ratio)  # b n
-    index = slots[..., None].expand_as(q)
+    index = slots[..., None].expand_as(q)  # b n c
     empty = q.new_zeros(q.shape[0], count, q.shape[2])
     q, k, v = (
         rearrange(
@@ -55,16 +55,19 @@ def merge_slots(
     Args:
         metric: (b, n, c), what similarity is measured on.
     """
+    # 1. Destinations, and all others: sources
     tokens = metric.shape[1]
     target = _destination_mask(rows, tokens // rows, destinations).flatten()
     order = target.argsort(descending=True, stable=True)
     targets, sources = order[: destinations.numel()], order[destinations.numel() :]
+    # 2. The destination most similar to each source
     metric = F.normalize(metric.float(), dim=-1)
     towards = metric[:, targets].transpose(1, 2)  # b c targets
     # A slice of sources at a time, so that memory stays linear in the number of tokens.
     best = [(metric[:, part] @ towards).max(-1) for part in sources.split(1024)]
     similarity = torch.cat([b.values for b in best], 1)
     nearest = torch.cat([b.indices for b in best], 1)
+    # 3. The most similar are merged; the merged sequence is kept sources, then destinations
     merged = min(sources.numel(), int(tokens * ratio))
     kept = sources.numel() - merged
     rank = similarity.argsort(1, descending=True).argsort(1)  # most similar first

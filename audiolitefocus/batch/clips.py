@@ -140,10 +140,12 @@ def make_clips(
     Raises:
         OSError: no room for the sounds, before any work.
     """
+    # 1. Room for the sounds
     options, copies = clips[0].options, clips[0].options.num_waveforms_per_prompt
     seconds = options.audio_length_in_s or clips[0].recording_seconds
     samples = ClipLength(seconds or pipe.config.trained_seconds, pipe.config).samples
     check_room(clips[0].path.parent, len(clips) * samples * SAMPLE_BYTES)
+    # 2. All clips and their candidates, each clip from its own seed
     streams = [torch.Generator().manual_seed(clip.seed) for clip in clips]
     output = pipe(
         [clip.prompt for clip in clips],
@@ -153,6 +155,7 @@ def make_clips(
         on_block=on_block,
         output_type="blocks" if copies == 1 else "np",  # candidates are ranked by whole waveforms
     )
+    # 3. One output for each clip
     parts = [slice(n * copies, (n + 1) * copies) for n in range(len(clips))]
     return [
         replace(

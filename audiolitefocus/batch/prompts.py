@@ -39,6 +39,7 @@ def read_prompts(file: Path, folder: Path, options: GenerationOptions) -> list[C
             if chosen.seed is None:
                 chosen = replace(chosen, seed=_seed_of(prompt, repeats[prompt]))
             path = folder / _file_name(prompt, name, chosen.seed)
+            # by stem: the JSON files beside a.wav and a.flac would be the same
             if path.stem in clips:
                 raise ValueError(f"{path.stem} is taken already; name it: TEXT|NAME")
             clips[path.stem] = prepare(prompt, path, chosen, digest)

@@ -124,16 +124,19 @@ class BatchRun:
 
     def _make(self, batch: list[ClipRequest], on_step, on_clip) -> None:
         """Make clips together; if that fails, one by one, so that only those fail that must."""
+        # 1. Together
         outputs, reason = [], ""
         try:
             outputs = make_clips(self.pipe, batch, on_step)
         except Exception as error:  # whatever it is, the run goes on and reports it at its end
             reason = _reason(error)
+        # 2. Or one by one, or not at all
         if reason and len(batch) > 1:
             for clip in batch:
                 self._make([clip], on_step, on_clip)
         elif reason:
             self.report.failed[str(batch[0].path)] = reason
+        # 3. Written, and with that decoded, one after another
         for clip, output in zip(batch, outputs, strict=not reason):
             self._save(clip, output, on_clip)
 

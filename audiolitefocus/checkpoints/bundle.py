@@ -87,6 +87,7 @@ def load_component(
     path = Path(folder) / f"{name}.safetensors"
     expected = module.state_dict()
     with open_safetensors(path) as file:
+        # the header before the digest, which takes reading gigabytes
         check_tensors(path, file, expected)
         check_sha256(path, config)
         tensors = {

@@ -59,11 +59,13 @@ def in_tiles(
     spans, held = tiles(frames), None
     for index, (start, stop) in enumerate(spans):
         tile = run(start, stop)
+        # the beginning fades in over the end of the tile before
         if held is not None:
             shared = held.shape[1]
             share = (torch.arange(shared, device=tile.device) + 0.5) / shared
             share = share.to(tile).view(-1, *[1] * (tile.ndim - 2))
             tile = torch.cat([held.lerp(tile[:, :shared], share), tile[:, shared:]], dim=1)
+        # all is ready but what the next tile shares
         following = spans[index + 1][0] if index + 1 < len(spans) else stop
         ready = (following - start) * (tile.shape[1] // (stop - start))
         on_tile(index + 1, len(spans))

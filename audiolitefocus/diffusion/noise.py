@@ -27,6 +27,7 @@ class ClipNoise:
     """
 
     def __init__(self, generator: torch.Generator | Sequence[torch.Generator] | None, clips: int):
+        # One generator for all is drawn from clip after clip, as diffusers draws a batch.
         if generator is None:
             generator = torch.Generator().manual_seed(secrets.randbits(63))
         streams = [generator] * clips if isinstance(generator, torch.Generator) else list(generator)
@@ -73,6 +74,7 @@ def initial_latents(
 
 
 def _normal(streams: list[torch.Generator], shape: Sequence[int]) -> Tensor:
+    # Each on its generator's device, whose numbers differ from the CPU's.
     drawn = [
         torch.randn((1, *shape), generator=g, device=g.device, dtype=torch.float32) for g in streams
     ]

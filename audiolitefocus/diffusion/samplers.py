@@ -45,7 +45,9 @@ def ddim(
     ends = [alphas[t] for t in timesteps] + [alphas[0]]
     for step, (alpha, alpha_next) in enumerate(pairwise(ends)):
         epsilon = predict(latents, step)
+        # equation 16: how much of the noise is fresh
         sigma = eta * math.sqrt((1 - alpha_next) / (1 - alpha) * (1 - alpha / alpha_next))
+        # equation 12: the clean latents, and towards them
         clean = (latents - math.sqrt(1 - alpha) * epsilon) / math.sqrt(alpha)
         latents = math.sqrt(alpha_next) * clean + math.sqrt(1 - alpha_next - sigma**2) * epsilon
         if eta > 0:
@@ -74,10 +76,12 @@ def dpm_solver(
         if after == 1.0:
             yield restore(clean, step)
             return
+        # D_i: the estimate, extrapolated by its last change where there is one
         h = _half_log_snr(after) - _half_log_snr(now)
         direction = clean
         if previous is not None:
             direction = clean + (clean - previous) * (h / log_step) / 2
+        # the exact solution for a direction that stays
         latents = (
             math.sqrt((1 - after) / (1 - now)) * latents
             - math.sqrt(after) * math.expm1(-h) * direction

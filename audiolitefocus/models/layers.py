@@ -55,6 +55,7 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, timestep: Tensor) -> Tensor:
         """(n,) timesteps -> (n, 4 channels)."""
+        # Vaswani et al. 2017, with wavelengths from 2 pi to 20000 pi
         half = self.channels // 2
         exponents = torch.arange(half, dtype=torch.float32, device=timestep.device) / half
         angles = timestep.float()[:, None] * torch.exp(-math.log(10000) * exponents)
@@ -108,6 +109,7 @@ class ResnetBlock(nn.Module):
         return self.time_emb_proj(F.silu(time_emb))[:, :, None, None]
 
     def forward(self, x: Tensor, time_bias: Tensor | None = None) -> Tensor:
+        # SiLU overwrites what the norm has just made: these are the largest tensors of all
         h = self.conv1(F.silu(self.norm1(x), inplace=True))
         if time_bias is not None:
             h = h + time_bias
@@ -120,6 +122,7 @@ class Downsample(nn.Module):
 
     def __init__(self, channels: int, *, pad_both: bool = True):
         super().__init__()
+        # t, then f; before, then after
         self.pad = (0, 0, 0, 0) if pad_both else (0, 1, 0, 1)
         self.conv = Conv2d(channels, channels, 3, stride=2, padding=1 if pad_both else 0)
 
@@ -135,6 +138,7 @@ class Upsample(nn.Module):
         self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        # the kernel's axes are t, f and the map's f, t
         return upsample_conv(x, self.conv.weight.mT, self.conv.bias, size)
 
 
@@ -150,7 +154,7 @@ class FeedForward(nn.Module):
         return map_tokens(self.gated, x)
 
     def gated(self, x: Tensor) -> Tensor:
-        value, gate = self.proj_in(x).chunk(2, dim=-1)
+        value, gate = self.proj_in(x).chunk(2, dim=-1)  # b f t 4c, both
         return self.proj_out(F.gelu(gate).mul_(value))
 
 
@@ -171,7 +175,9 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(channels)
 
     def forward(self, x: Tensor, inputs: StepInputs, masked: bool) -> Tensor:
+        # to the clip itself
         x = x + self.attn1(self.norm1(x), inputs.attend.get(self.attn1, dense_attention))
+        # to the text, from where on guidance needs the batch twice
         if isinstance(self.attn2, CrossAttention):
             keys_values, mask = inputs.cross_kv[self.attn2], inputs.t5_mask if masked else None
             x = repeat_for_guidance(x, len(keys_values[0]))
@@ -203,7 +209,7 @@ class Transformer2D(nn.Module):
         self.proj_out = Linear(channels, channels)
 
     def forward(self, x: Tensor, inputs: StepInputs) -> Tensor:
-        h = self.proj_in(rearrange(self.norm(x), "b c f t -> b f t c"))
+        h = self.proj_in(rearrange(self.norm(x), "b c f t -> b f t c"))  # a view: no copy
         for block in self.blocks:
             h = block(h, inputs, masked=self.context == "t5")
         return repeat_for_guidance(x, len(h)) + rearrange(self.proj_out(h), "b f t c -> b c f t")

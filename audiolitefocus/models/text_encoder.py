@@ -160,10 +160,12 @@ class TextEncoder(nn.Module):
         return self._load_feature_extractor()
 
     def _encode(self, prompts: list[str], t5_length: int | None) -> Condition:
-        clap = self.embed_text(prompts)[:, None]
+        # 1. CLAP's one token, T5's many
+        clap = self.embed_text(prompts)[:, None]  # b 1 512
         padding = "longest" if t5_length is None else "max_length"
         ids, mask = self._tokens("t5", prompts, padding, t5_length or self.limits.t5_max_tokens)
         t5 = self.t5(input_ids=ids, attention_mask=mask).last_hidden_state
+        # 2. Both, in GPT-2's width -> the eight tokens that it goes on with
         inputs, inputs_mask = self.projection(clap, t5, mask)
         loa = generate_loa(self.gpt2, inputs, inputs_mask, self.limits.loa_tokens)
         return Condition(loa=loa, t5=t5, t5_mask=mask)
@@ -176,6 +178,7 @@ class TextEncoder(nn.Module):
         with self._tokenizing:
             tokenizer = self._tokenizers.get(name) or self._load_tokenizer(name)
             self._tokenizers[name] = tokenizer
+            # twice: all of the text, to say what does not fit, and as much as the network reads
             whole = tokenizer(texts, add_special_tokens=True, verbose=False)["input_ids"]
             cut = tokenizer(texts, padding=padding, max_length=limit, truncation=True)
             for prompt, text, ids in zip(prompts, texts, whole, strict=True):
@@ -203,6 +206,7 @@ def generate_loa(gpt2: Any, embeddings: Tensor, mask: Tensor, count: int) -> Ten
     Returns:
         (b, count, 768).
     """
+    # Without a cache: for eight tokens after some twenty, a cache takes longer than it saves.
     for _ in range(count):
         hidden = gpt2(
             inputs_embeds=embeddings, attention_mask=mask, use_cache=False

@@ -154,7 +154,7 @@ class UNet(nn.Module):
         """`forward` for a loop, which has prepared `inputs`: what is constant is computed once."""
         # embed
         weight = self.conv_in.weight
-        x = self.conv_in(latents.mT.to(weight.dtype, memory_format=torch.channels_last))
+        x = self.conv_in(latents.mT.to(weight.dtype, memory_format=torch.channels_last))  # b c f t
         skips = [x]
         # down
         for level in self.down:
@@ -169,10 +169,12 @@ class UNet(nn.Module):
         # up
         for level in self.up:
             for stage in level.stages:
+                # skips from before the text have the batch once
                 skip = repeat_for_guidance(skips.pop(), len(x))
                 x = stage(torch.cat([x, skip], dim=1), inputs)
             if level.resample is not None:
                 x = level.resample(x, skips[-1].shape[-2:])
+        # read out
         return self.conv_out(F.silu(self.norm_out(x))).mT.to(latents.dtype)
 
     def time_biases(self, timesteps: Tensor) -> dict[ResnetBlock, Tensor]:
@@ -235,6 +237,7 @@ class UNet(nn.Module):
             return {}
         generator = generator or self.sampling_generator(attention)
         functions: dict[SelfAttention, Attend] = {}
+        # level by level, in the order in which the generator is drawn from
         length, rows = latents.shape[-2:]
         for level in range(len(self.config.channels)):
             modules = self._self_attentions(level) if level in attention.levels else []
@@ -243,7 +246,7 @@ class UNet(nn.Module):
                     attention, rows, length, len(modules), generator, latents.device
                 )
                 functions.update(zip(modules, attend, strict=True))
-            length, rows = -(-length // 2), -(-rows // 2)
+            length, rows = -(-length // 2), -(-rows // 2)  # as a strided convolution rounds
         return functions
 
     def sampling_generator(self, attention: Attention) -> torch.Generator:

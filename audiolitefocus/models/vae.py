@@ -22,7 +22,7 @@ class MiddleAttention(nn.Module):
         self.to_out = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = rearrange(self.norm(x), "b c f t -> b 1 (f t) c")
+        tokens = rearrange(self.norm(x), "b c f t -> b 1 (f t) c")  # one head
         q, k, v = self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)
         out = self.to_out(F.scaled_dot_product_attention(q, k, v))
         return x + rearrange(out, "b 1 (f t) c -> b c f t", f=x.shape[2])
@@ -76,6 +76,7 @@ class Encoder(nn.Module):
         self.conv_out = Conv2d(channels[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        # log-mels are read in float32, and worked on in the dtype of the rest
         x = self.conv_in(x.to(self.conv_in.weight.dtype)).to(self.conv_out.weight.dtype)
         for level in self.levels:
             x = level(x)
@@ -104,6 +105,7 @@ class Decoder(nn.Module):
         x = self.middle(self.conv_in(x))
         for level in self.levels:
             x = level(x)
+        # and written in float32
         return self.conv_out(F.silu(self.norm_out(x)).to(self.conv_out.weight.dtype))
 
 
@@ -128,7 +130,8 @@ class VAE(nn.Module):
 
         The denoiser works on latents * config.scale_factor.
         """
-        moments = self.quant_conv(self.encoder(mel.mT[:, None]))
+        moments = self.quant_conv(self.encoder(mel.mT[:, None]))  # b 16 f t
+        # in training's bounds of the logarithm, so that exp() stays finite
         mean, log_variance = moments.mT.to(mel.dtype).chunk(2, dim=1)
         return mean, log_variance.clamp(-30.0, 20.0)
 

@@ -115,6 +115,7 @@ class HiFiGAN(nn.Module):
         kinds = len(self.config.resblock_kernels)
         for upsample, resblocks in zip(self.upsampler, self.resblocks, strict=True):
             x = upsample(F.leaky_relu(x, self.config.slope))
+            # multi-receptive field fusion: the mean over kernel sizes
             x = sum(block(x) for block in resblocks.children()) / kinds
         # The last activation has PyTorch's default slope of 0.01, in the original as here.
         return torch.tanh(self.conv_post(F.leaky_relu(x)))[..., 0]

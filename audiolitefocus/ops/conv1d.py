@@ -59,11 +59,12 @@ def _in_parts(x: Tensor, weight: Tensor, bias: Tensor, dilation: int) -> Tensor:
     count = math.ceil(steps / PART_STEPS)
     width = min(steps, 16 * math.ceil(steps / count / 16))  # AMX wants multiples of 16
     reach = dilation * (weight.shape[-1] // 2)
-    out = x.new_empty(*x.shape[:2], len(weight))
+    out = x.new_empty(*x.shape[:2], len(weight))  # b t o
     for start in range(0, steps, width):
-        start = min(start, steps - width)
+        start = min(start, steps - width)  # the last part overlaps: all have one width
         low, high = max(0, start - reach), min(steps, start + width + reach)
         missing = low - (start - reach), start + width + reach - high
+        # x = upper + lower, to 16 bits
         upper = x[:, low:high].bfloat16()
         lower = (x[:, low:high] - upper).bfloat16()
         if any(missing):
@@ -80,6 +81,7 @@ def _product_and_rest(
     kernel, ops = weight[:, :, None], torch.ops.mkldnn
     shape = (0, 0), (1, 1), (1, dilation), 1  # padding, stride, dilation, groups
     product = F.conv2d(upper, kernel, bias, dilation=(1, dilation))
+    # upper * weight - product, in one rounding; then + lower * weight
     rest = ops._convolution_pointwise.binary(
         upper, product, kernel, bias, *shape, "sub", None, None, [], None
     )

@@ -106,11 +106,11 @@ class PipelineCalls:
 
     def call(self, result: Result) -> Callable[[], object]:
         pipe = self.pipes[result.dtype]
-        told = pipe.encode_prompt("rain on a tin roof")
+        condition = pipe.encode_prompt("rain on a tin roof")
         return lambda: pipe(
-            prompt_embeds=told.t5,
-            attention_mask=told.t5_mask,
-            generated_prompt_embeds=told.loa,
+            prompt_embeds=condition.t5,
+            attention_mask=condition.t5_mask,
+            generated_prompt_embeds=condition.loa,
             audio_length_in_s=result.seconds,
             num_inference_steps=self.steps,
             attention=attention_of(result.contender, result.seconds),

@@ -90,7 +90,7 @@ def train(
     """Minimise `loss` over the network's parameters; a run that was cut off goes on where its last
     checkpoint stands.
 
-    `loss` draws its batch from PyTorch's global generators, which are seeded anew at every step:
+    `loss` draws its batch from PyTorch's global generators, which are seeded again at every step:
     what a step does depends on the seed and its number only, however often training was cut off.
 
     Args:
@@ -225,5 +225,5 @@ def load_checkpoint(path: Path, parts: dict, device: str) -> Progress:
     except Exception as error:  # torch.load raises whatever a damaged file leads it to
         raise ValueError(
             f"{path} is damaged or of another network ({str(error).splitlines()[0]}); "
-            "remove it to start anew"
+            "remove it to start again"
         ) from None

@@ -1,8 +1,8 @@
-"""Networks that hear sounds: embeddings for the Fréchet distance, class probabilities for KL.
+"""Networks that embed sounds: vectors for the Fréchet distance, class probabilities for KL.
 
-Any audio model of transformers will do. A clip that is longer than the network's input is heard in
-windows, which count by their lengths. What was heard once is kept in a folder, by the sound file's
-contents.
+Any audio model of transformers will do. A clip that is longer than the network's input is embedded
+in windows, which count by their lengths. Embeddings are kept in a folder, by what the sound file
+holds.
 """
 
 import hashlib
@@ -24,15 +24,15 @@ WINDOW_SECONDS = 10.0  # of networks that take any length
 AST_FRAMES = 100  # a second
 
 
-class Listener(Protocol):
-    """`hear` gives one vector of a waveform (samples,) at `rate`; `name` tells what is heard, with
-    which weights.
+class Embedder(Protocol):
+    """`embed` gives one vector of a waveform (samples,) at `rate`; `name` says by which network,
+    with which weights.
     """
 
     name: str
     rate: int
 
-    def hear(self, waveform: torch.Tensor) -> np.ndarray: ...
+    def embed(self, waveform: torch.Tensor) -> np.ndarray: ...
 
 
 class Clap:
@@ -44,11 +44,11 @@ class Clap:
         weights = pipe.folder / "clap" / "model.safetensors"
         self.name = f"clap-{sha256(weights)[:12]}"
 
-    def hear(self, waveform: torch.Tensor) -> np.ndarray:
+    def embed(self, waveform: torch.Tensor) -> np.ndarray:
         with torch.inference_mode():
             return self.encoder.embed_audio(waveform, self.rate).cpu().numpy()
 
-    def read(self, texts: list[str]) -> np.ndarray:
+    def embed_texts(self, texts: list[str]) -> np.ndarray:
         """(n, d)"""
         with torch.inference_mode():
             embedded = {text: self.encoder.embed_text([text])[0] for text in dict.fromkeys(texts)}
@@ -94,13 +94,13 @@ class Network:
                 return getattr(extractor, name)
         return round(WINDOW_SECONDS * self.rate)
 
-    def hear(self, waveform: torch.Tensor) -> np.ndarray:
+    def embed(self, waveform: torch.Tensor) -> np.ndarray:
         windows = waveform.split(self.window)
-        heard = [self._hear(window) for window in windows]
-        return np.average(heard, axis=0, weights=[len(window) for window in windows])
+        embedded = [self._embed(window) for window in windows]
+        return np.average(embedded, axis=0, weights=[len(window) for window in windows])
 
     @torch.inference_mode()
-    def _hear(self, window: torch.Tensor) -> np.ndarray:
+    def _embed(self, window: torch.Tensor) -> np.ndarray:
         least = self.rate // 10  # what is left over at the end may be shorter than one frame
         window = torch.nn.functional.pad(window, (0, max(0, least - len(window))))
         options = {}
@@ -111,15 +111,15 @@ class Network:
             window.numpy(), sampling_rate=self.rate, return_tensors="pt", **options
         ).to(self.device)
         if self.task == "classifier":
-            heard = self.model(**features).logits.softmax(-1)
+            embedded = self.model(**features).logits.softmax(-1)
         elif hasattr(self.model, "get_audio_features"):
-            heard = self.model.get_audio_features(**features)
-            heard = getattr(heard, "pooler_output", heard)
+            embedded = self.model.get_audio_features(**features)
+            embedded = getattr(embedded, "pooler_output", embedded)
         else:
             output = self.model(**features)
             pooled = getattr(output, "pooler_output", None)
-            heard = output.last_hidden_state.mean(1) if pooled is None else pooled
-        return heard[0].float().cpu().numpy()
+            embedded = output.last_hidden_state.mean(1) if pooled is None else pooled
+        return embedded[0].float().cpu().numpy()
 
 
 def identity(source: str, model: transformers.PreTrainedModel) -> str:
@@ -133,16 +133,16 @@ def identity(source: str, model: transformers.PreTrainedModel) -> str:
     return digest.hexdigest()[:12]
 
 
-def hear_all(listener: Listener, sounds: Iterable[Path], cache: Path) -> np.ndarray:
-    """What a listener hears in each of the sound files, (n, d); kept in `cache`."""
-    folder = cache / listener.name
+def embed_all(embedder: Embedder, sounds: Iterable[Path], cache: Path) -> np.ndarray:
+    """The vectors of each of the sound files, (n, d); kept in `cache`."""
+    folder = cache / embedder.name
     folder.mkdir(parents=True, exist_ok=True)
-    heard = []
+    embedded = []
     for path in sounds:
         kept = folder / f"{sha256(path)}.npy"
         if not kept.is_file():
-            waveform = read_sound(path, listener.rate)
+            waveform = read_sound(path, embedder.rate)
             with atomic_file(kept) as beside, beside.open("wb") as file:
-                np.save(file, listener.hear(waveform).astype(np.float32))
-        heard.append(np.load(kept))
-    return np.stack(heard)
+                np.save(file, embedder.embed(waveform).astype(np.float32))
+        embedded.append(np.load(kept))
+    return np.stack(embedded)

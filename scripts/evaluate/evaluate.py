@@ -6,7 +6,7 @@ python -m scripts.evaluate.evaluate --reference demo-world --clips 200 --seconds
     --attention dense litefocus tome --steps 10 --sampler dpm++ --out quality
 python -m scripts.evaluate.evaluate --reference test.csv --sounds made --out quality
 
-Clips, and what was heard in them, are kept: the same command goes on where it was cut off.
+Clips and their embeddings are kept: the same command goes on where it was cut off.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--clips", type=int, help="the first so many of the reference; default: all")
     add("--seconds", type=float, nargs="+", help="clip lengths; default: as trained")
     add("--attention", nargs="+", default=["auto"], help="auto, dense, tome, litefocus:RATIO, ...")
-    add("--model", default="demo", help="the bundle that makes clips, and whose CLAP hears them")
+    add("--model", default="demo", help="the bundle that makes clips, and whose CLAP embeds them")
     for name in ("num_inference_steps", "sampler", "guidance_scale"):
         option, default = OPTIONS[name], DEFAULTS[name]
         add(flag_of(name), dest=SHORT[name], type=option.rule.kind, default=default)

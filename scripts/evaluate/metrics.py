@@ -77,7 +77,7 @@ def bootstrap(
     share: float = 0.95,
     seed: int = 0,
 ) -> Estimate:
-    """A statistic of clips, and the interval that it spreads over when clips are drawn anew.
+    """A statistic of clips, and the interval that it spreads over when clips are drawn again.
 
     Resampled sets repeat clips, which makes a Fréchet distance larger than it is. The quantiles are
     therefore taken about the resamples' own mean and laid about the value of the whole set.
@@ -99,8 +99,8 @@ def bootstrap(
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What networks heard in a set of clips.
+class ClipFeatures:
+    """What networks computed of a set of clips.
 
     Attributes:
         embedded, reference: embeddings of the clips and of what they are compared with, (n, d) and
@@ -120,8 +120,8 @@ class Heard:
             name: mean_estimate(values, **options) for name, values in self.of_clips.items()
         }
 
-    def over(self, other: "Heard", **options) -> dict[str, Estimate]:
-        """The same less the other's, for two sets of clips that answer the same references."""
+    def over(self, other: "ClipFeatures", **options) -> dict[str, Estimate]:
+        """The same less the other's, for two sets of clips that belong to the same references."""
         x, y, reference = self.embedded, other.embedded, self.reference
         distance = bootstrap(
             lambda i: frechet_distance(x[i], reference[i]) - frechet_distance(y[i], reference[i]),

@@ -28,7 +28,7 @@ AUDIOCAPS_SECONDS = 10
 
 @dataclass(frozen=True)
 class Reference:
-    """A sound file and, if it is known, what one hears. Its name pairs it with a generated one."""
+    """A sound file and, if it is known, its caption. Its name pairs it with a generated one."""
 
     path: Path
     caption: str | None = None
@@ -64,7 +64,7 @@ def read_references(
     path = Path(source)
     if path.is_dir():
         found = sound_files(path)
-        references = [Reference(file, told(file)) for file in found]
+        references = [Reference(file, recorded_caption(file)) for file in found]
     elif path.is_file() and path.suffix == ".csv":
         references = read_audiocaps(path, sounds or path.parent)
     else:
@@ -83,7 +83,7 @@ def sound_files(folder: Path) -> list[Path]:
     return found
 
 
-def told(sound: Path) -> str | None:
+def recorded_caption(sound: Path) -> str | None:
     """The prompt in the JSON file that is written beside a generated sound."""
     try:
         prompt = json.loads(sound.with_suffix(".json").read_text(encoding="utf-8"))["prompt"]

@@ -52,7 +52,7 @@ def cell_from(record: dict) -> Cell:
 
 
 class Results:
-    """Cells in a JSON file that is written anew, whole, whenever one is added.
+    """Cells in a JSON file that is written as a whole whenever one is added.
 
     Args:
         path: of the file; what it holds already is kept.
@@ -93,7 +93,7 @@ class Results:
 
 def markdown(cells: list[Cell]) -> str:
     """A table for each metric: a line for each attention, a column for each length. A difference
-    from dense attention is told where its interval does not hold zero, and the number of clips
+    from dense attention is given where its interval does not hold zero, and the number of clips
     where it is not that of the whole column.
     """
     by_key = {cell.key: cell for cell in cells}

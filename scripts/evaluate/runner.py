@@ -1,4 +1,4 @@
-"""From options to figures: find or make the clips of a cell, hear them, compute."""
+"""From options to figures: find or make the clips of a cell, embed them, compute."""
 
 import argparse
 import csv
@@ -13,26 +13,26 @@ from audiolitefocus.batch.run import BatchRun
 from audiolitefocus.checkpoints.bundle import check_sha256
 from audiolitefocus.options import GenerationOptions
 from audiolitefocus.pipeline import AudioLDM2Pipeline
-from scripts.evaluate.embedders import Clap, Listener, Network, hear_all
-from scripts.evaluate.metrics import Heard, cosine_similarities, kl_divergences
-from scripts.evaluate.references import Reference, read_references, sound_files, told
+from scripts.evaluate.embedders import Clap, Embedder, Network, embed_all
+from scripts.evaluate.metrics import ClipFeatures, cosine_similarities, kl_divergences
+from scripts.evaluate.references import Reference, read_references, recorded_caption, sound_files
 from scripts.evaluate.results import GIVEN, Cell
 
 MADE_WITH = ("steps", "sampler", "guidance_scale", "seed")  # all cells of a file of results
 
 
 class Evaluation:
-    """What makes and hears the clips of cells that belong together.
+    """Makes and measures the clips of cells that belong together.
 
     Args:
         chosen: the options of `evaluate.py`.
 
     Attributes:
-        dense: by length, what was heard with dense attention: others are compared with it.
+        dense: by length, features of clips made with dense attention: others are compared with it.
     """
 
     def __init__(self, chosen: argparse.Namespace):
-        self.chosen, self.cache = chosen, chosen.out / "heard"
+        self.chosen, self.cache = chosen, chosen.out / "embeddings"
         chosen.out.mkdir(parents=True, exist_ok=True)
         self.pipe = AudioLDM2Pipeline.from_pretrained(
             chosen.model, device=chosen.device, dtype=chosen.dtype
@@ -43,13 +43,13 @@ class Evaluation:
         classifier = chosen.classifier or (str(own) if own.is_dir() else None)
         self.classifier = Network(classifier, "classifier", device) if classifier else None
         self.clap = Clap(self.pipe)
-        self.embedder: Listener = self.clap
+        self.embedder: Embedder = self.clap
         if chosen.embedder:
             self.embedder = Network(chosen.embedder, "embedder", device)
-        self.dense: dict[float, Heard] = {}
+        self.dense: dict[float, ClipFeatures] = {}
 
     def about(self) -> dict:
-        """How cells are made and heard."""
+        """How cells are made and measured."""
         chosen = self.chosen
         made = {name: getattr(chosen, name) for name in MADE_WITH} if not chosen.sounds else {}
         return {
@@ -66,17 +66,21 @@ class Evaluation:
     def cell(self, attention: str, seconds: float) -> Cell:
         """Of clips that are made now, or have been made before."""
         references = self.references(seconds)
-        if untold := [reference.path for reference in references if not reference.caption]:
-            raise ValueError(f"{untold[0]} has no caption to make a clip of; give --sounds instead")
+        if missing := [reference.path for reference in references if not reference.caption]:
+            raise ValueError(
+                f"{missing[0]} has no caption to make a clip of; give --sounds instead"
+            )
         label = f"{slug(attention)}-{seconds:g}"
         made = self.make(references, label, attention, seconds)
-        heard = self.hear(made, references, [r.caption for r in references], label, paired=True)
+        features = self.measure(
+            made, references, [r.caption for r in references], label, paired=True
+        )
         if attention == "dense":
-            self.dense[seconds] = heard
+            self.dense[seconds] = features
         options, over_dense = {"resamples": self.chosen.resamples}, None
         if attention != "dense" and seconds in self.dense:
-            over_dense = heard.over(self.dense[seconds], **options)
-        found = heard.estimates(**options)
+            over_dense = features.over(self.dense[seconds], **options)
+        found = features.estimates(**options)
         return Cell(attention, seconds, len(made), **found, over_dense=over_dense)
 
     def cell_of(self, folder: Path, seconds: float | None) -> Cell:
@@ -88,13 +92,13 @@ class Evaluation:
             raise ValueError(f"{folder} is not a folder of two sounds or more")
         by_name = {reference.name: reference for reference in references}
         captions = [
-            told(path) or (by_name[path.stem].caption if path.stem in by_name else None)
+            recorded_caption(path) or (by_name[path.stem].caption if path.stem in by_name else None)
             for path in sounds
         ]
         if paired := all(path.stem in by_name for path in sounds):
             references = [by_name[path.stem] for path in sounds]
-        heard = self.hear(sounds, references, captions, GIVEN, paired=paired)
-        found = heard.estimates(resamples=self.chosen.resamples)
+        features = self.measure(sounds, references, captions, GIVEN, paired=paired)
+        found = features.estimates(resamples=self.chosen.resamples)
         return Cell(GIVEN, seconds, len(sounds), **found)
 
     def references(self, seconds: float | None) -> list[Reference]:
@@ -132,7 +136,7 @@ class Evaluation:
             raise ValueError(f"{len(report.failed)} clips failed; {path}: {reason}")
         return [clip.path for clip in clips]
 
-    def hear(
+    def measure(
         self,
         made: list[Path],
         references: list[Reference],
@@ -140,16 +144,16 @@ class Evaluation:
         label: str,
         *,
         paired: bool,
-    ) -> Heard:
-        """Listen to clips and references; what is known of each clip goes to clips-LABEL.csv."""
+    ) -> ClipFeatures:
+        """Embed clips and references; the figures of each clip go to clips-LABEL.csv."""
         theirs, of_clips = [reference.path for reference in references], {}
-        embedded, reference = (hear_all(self.embedder, p, self.cache) for p in (made, theirs))
+        embedded, reference = (embed_all(self.embedder, p, self.cache) for p in (made, theirs))
         if paired and self.classifier:
-            classes = (hear_all(self.classifier, paths, self.cache) for paths in (theirs, made))
+            classes = (embed_all(self.classifier, paths, self.cache) for paths in (theirs, made))
             of_clips["kl"] = kl_divergences(*classes)
         if all(captions):
-            texts = self.clap.read([str(caption) for caption in captions])
-            similar = cosine_similarities(texts, hear_all(self.clap, made, self.cache))
+            texts = self.clap.embed_texts([str(caption) for caption in captions])
+            similar = cosine_similarities(texts, embed_all(self.clap, made, self.cache))
             of_clips["clap"] = 100 * similar
         with (
             atomic_file(self.chosen.out / f"clips-{label}.csv") as beside,
@@ -159,4 +163,4 @@ class Evaluation:
             writer.writerow(["name", "caption", *of_clips])
             for path, caption, *row in zip(made, captions, *of_clips.values(), strict=True):
                 writer.writerow([path.stem, caption, *(f"{value:.4f}" for value in row)])
-        return Heard(embedded, reference, paired, of_clips)
+        return ClipFeatures(embedded, reference, paired, of_clips)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audiolitefocus.config import demo_folder
+from tests.support.checkpoints import linked
 from tests.support.command import assert_failed, run
 from tests.support.hostile import (
     HOSTILE,
@@ -17,7 +18,6 @@ from tests.support.hostile import (
     TINY,
     assert_ended_well,
     fuzz,
-    linked,
     replace,
     spoilt_json,
     spoilt_safetensors,

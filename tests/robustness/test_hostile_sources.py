@@ -9,13 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.checkpoints import linked
 from tests.support.command import Result, assert_failed, run
 from tests.support.hostile import (
     HOSTILE,
     PLACES,
     assert_ended_well,
     fuzz,
-    linked,
     replace,
     spoilt_json,
     spoilt_safetensors,

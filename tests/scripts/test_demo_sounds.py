@@ -1,4 +1,4 @@
-"""What the bundled model makes of captions, heard by measurements that know nothing of it.
+"""What the bundled model makes of captions, judged by measurements that know nothing of it.
 
 In few steps, loose ones tell its families apart; in more, `recognise.VERDICTS` hold. Only high
 tones are not steady enough for them where attention is sparse, as the model's card says.
@@ -68,18 +68,18 @@ def make():
     return made
 
 
-def heard(waveform: np.ndarray) -> list[str]:
+def recognised(waveform: np.ndarray) -> list[str]:
     """The captions that fit."""
     return [caption for caption, fits in FAMILIES.items() if fits(waveform)]
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("lengths, seeds", [(1, 2), (4, 1)])
-def test_families_are_told_apart(make, lengths, seeds, attention):
+def test_families_are_recognised_apart(make, lengths, seeds, attention):
     for caption, waveforms in make(list(FAMILIES), lengths, attention, seeds, 8).items():
         for waveform in waveforms:
             assert rms(waveform) > SILENCE
-            assert heard(waveform) == [caption]
+            assert recognised(waveform) == [caption]
 
 
 @pytest.mark.slow

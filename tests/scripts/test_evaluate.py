@@ -1,4 +1,4 @@
-"""scripts/evaluate.py: what networks hear, and whole evaluations with tiny ones."""
+"""scripts/evaluate.py: how networks embed sounds, and whole evaluations with tiny ones."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ from audiolitefocus import AudioLDM2Pipeline
 from audiolitefocus.audio.files import read_sound, write_sound
 from scripts.demo.world import sounds
 from scripts.evaluate import evaluate
-from scripts.evaluate.embedders import Clap, Network, hear_all
+from scripts.evaluate.embedders import Clap, Network, embed_all
 from scripts.evaluate.results import markdown
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +26,7 @@ QUICK = ("--device", "cpu", "--steps", "2", "--sampler", "dpm++", "--resamples",
 
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory) -> str:
-    """A tiny audio spectrogram transformer with random weights that hears 0.64 s."""
+    """A tiny audio spectrogram transformer with random weights for 0.64 s."""
     folder = tmp_path_factory.mktemp("classifier")
     torch.manual_seed(0)
     config = transformers.ASTConfig(
@@ -70,10 +70,10 @@ def evaluated(*arguments: str) -> list:
 def test_probabilities_of_windows_are_averaged_by_length(classifier):
     network = Network(classifier, "classifier")
     waveform = torch.randn(25600, generator=torch.Generator().manual_seed(0))
-    first, second, rest = (network.hear(part) for part in waveform.split(network.window))
+    first, second, rest = (network.embed(part) for part in waveform.split(network.window))
     assert network.window == 10240 and first.sum() == pytest.approx(1, abs=FLOAT32)
     expected = (first + second + 0.5 * rest) / 2.5
-    np.testing.assert_allclose(network.hear(waveform), expected, atol=FLOAT32)
+    np.testing.assert_allclose(network.embed(waveform), expected, atol=FLOAT32)
     assert np.abs(first - rest).max() > 0.01
 
 
@@ -81,13 +81,13 @@ def test_a_classifier_is_the_one_of_transformers(classifier):
     waveform = torch.randn(10240, generator=torch.Generator().manual_seed(1))
     pipeline = transformers.pipeline("audio-classification", model=classifier, top_k=5)
     found = {row["label"]: row["score"] for row in pipeline(waveform.numpy())}
-    ours = Network(classifier, "classifier").hear(waveform)
+    ours = Network(classifier, "classifier").embed(waveform)
     np.testing.assert_allclose(ours, [found[f"LABEL_{i}"] for i in range(5)], atol=FLOAT32)
 
 
 def test_any_audio_model_embeds(classifier, tmp_path, pipe):
     waveform = torch.randn(16000, generator=torch.Generator().manual_seed(1))
-    assert Network(classifier, "embedder").hear(waveform).shape == (16,)
+    assert Network(classifier, "embedder").embed(waveform).shape == (16,)
     config = transformers.Wav2Vec2Config(
         hidden_size=16,
         num_hidden_layers=1,
@@ -102,30 +102,32 @@ def test_any_audio_model_embeds(classifier, tmp_path, pipe):
     )
     transformers.Wav2Vec2Model(config).save_pretrained(tmp_path)
     transformers.Wav2Vec2FeatureExtractor().save_pretrained(tmp_path)
-    assert Network(str(tmp_path), "embedder").hear(waveform).shape == (16,)
+    assert Network(str(tmp_path), "embedder").embed(waveform).shape == (16,)
 
 
 def test_clap_scores_are_the_pipelines_own(pipe, tmp_path):
     clap, path = Clap(pipe), write_sound(tmp_path / "a.wav", torch.randn(8000) / 9, 16000)
-    heard = hear_all(clap, [path], tmp_path / "heard")
+    embedded = embed_all(clap, [path], tmp_path / "embeddings")
     with torch.inference_mode():
         expected = pipe.text.similarity(["rain"], read_sound(path, 16000)[None], 16000)
-    assert clap.read(["rain"])[0] @ heard[0] == pytest.approx(expected.item(), abs=FLOAT32)
+    assert clap.embed_texts(["rain"])[0] @ embedded[0] == pytest.approx(
+        expected.item(), abs=FLOAT32
+    )
 
 
-def test_what_was_heard_is_kept_by_content(classifier, tmp_path, monkeypatch):
+def test_embeddings_are_kept_by_content(classifier, tmp_path, monkeypatch):
     network = Network(classifier, "classifier")
     paths = [write_sound(tmp_path / f"{n}.wav", torch.randn(8000) / 9, 16000) for n in range(2)]
-    first = hear_all(network, paths, tmp_path / "heard")
-    monkeypatch.setattr(network, "hear", lambda waveform: 1 / 0)
+    first = embed_all(network, paths, tmp_path / "embeddings")
+    monkeypatch.setattr(network, "embed", lambda waveform: 1 / 0)
     paths[0] = paths[0].rename(tmp_path / "renamed.wav")
-    np.testing.assert_array_equal(hear_all(network, paths, tmp_path / "heard"), first)
+    np.testing.assert_array_equal(embed_all(network, paths, tmp_path / "embeddings"), first)
     write_sound(paths[1], torch.randn(8000) / 9, 16000)
     with pytest.raises(ZeroDivisionError):
-        hear_all(network, paths, tmp_path / "heard")
+        embed_all(network, paths, tmp_path / "embeddings")
 
 
-def test_what_cannot_be_loaded_is_told_in_a_line(tmp_path):
+def test_what_cannot_be_loaded_is_an_error_of_one_line(tmp_path):
     with pytest.raises(ValueError, match="classifier .* cannot be loaded: [^\n]*$"):
         Network(str(tmp_path), "classifier")
 
@@ -162,12 +164,12 @@ def test_a_grid_from_prompts_goes_on_where_it_stopped(classifier, tmp_path, monk
     kept = {path: path.stat().st_mtime_ns for path in out.rglob("*.wav")}
     assert len(kept) == 6 and dense.clips == 3  # clips and references
 
-    heard = []
-    hear = Clap.hear
-    monkeypatch.setattr(Clap, "hear", lambda self, w: heard.append(len(w)) or hear(self, w))
+    embedded = []
+    embed = Clap.embed
+    monkeypatch.setattr(Clap, "embed", lambda self, w: embedded.append(len(w)) or embed(self, w))
     cells = evaluated(*grid, "dense", "litefocus:0", "cross-frequency:0.5")
     assert [cell.attention for cell in cells] == ["dense", "litefocus:0", "cross-frequency:0.5"]
-    assert cells[0] == dense and len(heard) == 6
+    assert cells[0] == dense and len(embedded) == 6
     assert all(path.stat().st_mtime_ns == kept[path] for path in kept)
     ratio = json.loads((out / "cross-frequency-0-5-0.32" / "10000000.json").read_text())
     assert ratio["attention_ran"] == "cross-frequency:0.5"
@@ -204,7 +206,7 @@ def test_results_with_other_settings_are_not_mixed(classifier, tmp_path):
         (("--reference", "nowhere"), "reference 'nowhere': give a folder"),
     ],
 )
-def test_nonsense_is_told_in_a_line(tmp_path, arguments, message):
+def test_invalid_arguments_are_an_error_of_one_line(tmp_path, arguments, message):
     options = ("--reference", "demo-world", "--clips", "2", "--seconds", "0.32")
     with pytest.raises(ValueError, match=message):
         evaluated(*options, "--out", tmp_path / "out", *arguments)

@@ -1,4 +1,4 @@
-"""The synthetic world: what its captions say is what is heard."""
+"""The synthetic world: sounds are what their captions say."""
 
 import subprocess
 import sys
@@ -153,7 +153,7 @@ def test_slow_and_fast_beats(family, seconds, seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_noises_are_told_by_their_flatness(seed):
+def test_noises_are_recognised_by_their_flatness(seed):
     measured = {name: flatness(sound(name, seed=seed).render(CLIP)) for name in FAMILIES}
     white = measured.pop("white noise")
     assert white > 0.95

@@ -1,5 +1,5 @@
 """The stages "clap", "diffusion" and "bundle", tiny: they learn, go on where they were cut off, and
-what they leave behind is a bundle that is told of a text what training told it.
+they write a bundle whose text conditioning is that of training.
 """
 
 import dataclasses
@@ -79,7 +79,7 @@ def whole(tmp_path_factory) -> Run:
     save_network(run.folder("vae"), "vae", vae)
     tokenizer = train_clap.clap_tokenizer()
     tower = train_clap.clap_tower(len(tokenizer)).half().float()
-    for part in (tower, tokenizer, train_clap.clap_ears()):
+    for part in (tower, tokenizer, train_clap.clap_extractor()):
         part.save_pretrained(run.folder("clap") / "tower")
     train_classifier.save(run.folder("classifier") / "model", train_classifier.build())
     progress = training.Progress(steps=25, seconds=90.0)
@@ -185,7 +185,7 @@ def test_clips_of_a_group_have_captions_of_one_length(clips):
     assert len(lengths) > 3 and lengths <= {len(ids) for ids in clips.ids}
 
 
-def test_the_bundle_loads_and_is_told_what_training_told(clips, whole):
+def test_the_bundle_loads_and_gives_the_conditioning_of_training(clips, whole):
     fit(whole, clips)
     make_bundle(whole)
     folder = whole.out / "bundle"
@@ -211,10 +211,10 @@ def test_the_bundle_loads_and_is_told_what_training_told(clips, whole):
     ids = torch.tensor([train_diffusion.t5_tokenizer()(caption)["input_ids"]])
     with torch.inference_mode():
         both = denoiser.condition(clap.repeat(2, 1), ids.repeat(2, 1), torch.tensor([False, True]))
-        told, nothing = encoder.encode([caption]), encoder.unconditional(1)
-    length = told.t5.shape[1]
-    assert_close(both.loa[:1], told.loa, atol=FLOAT32, rtol=FLOAT32)
-    assert_close(both.t5[:1], told.t5, atol=FLOAT32, rtol=FLOAT32)
+        condition, nothing = encoder.encode([caption]), encoder.unconditional(1)
+    length = condition.t5.shape[1]
+    assert_close(both.loa[:1], condition.loa, atol=FLOAT32, rtol=FLOAT32)
+    assert_close(both.t5[:1], condition.t5, atol=FLOAT32, rtol=FLOAT32)
     assert_close(both.t5[1:, :1], nothing.t5, atol=FLOAT32, rtol=FLOAT32)
     assert torch.equal(both.loa[1:], nothing.loa) and not both.loa[1].any()
     assert both.t5_mask.tolist() == [[1] * length, [1] + [0] * (length - 1)]
@@ -258,7 +258,7 @@ def test_clap_learns(tmp_path, monkeypatch):
     sounds = [draw(seed) for seed in range(8)]
     waveforms = generator.standard_normal((8, 48000)).cumsum(1) * np.arange(8)[:, None] * 1e-3
     waveforms += generator.standard_normal((8, 48000)) * (2.0 ** -np.arange(8))[:, None]
-    pairs = train_clap.Pairs(sounds, train_clap.hear(waveforms))
+    pairs = train_clap.Pairs(sounds, train_clap.features_of(waveforms))
     assert pairs.features.shape == (8, 1, 251, 64)
     torch.manual_seed(0)
     clap, run = train_clap.clap_tower(1024), Run(out=tmp_path)

@@ -106,7 +106,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
     fit(Run(out=tmp_path, steps=25))
     path = tmp_path / "double" / "checkpoint.pt"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="remove it to start anew"):
+    with pytest.raises(ValueError, match="remove it to start again"):
         fit(Run(out=tmp_path, steps=50))
 
 

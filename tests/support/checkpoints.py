@@ -192,6 +192,7 @@ def digests(bundle: Path) -> dict[str, str]:
 
 def linked(folder: Path, target: Path) -> Path:
     """A copy whose files can be replaced, but not written into: they are hard links."""
+    shutil.rmtree(target, ignore_errors=True)
     return Path(shutil.copytree(folder, target, copy_function=os.link))
 
 

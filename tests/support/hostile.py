@@ -1,8 +1,6 @@
 """Files from strangers: how they are spoilt, and that they are read or refused in one line."""
 
 import json
-import os
-import shutil
 import struct
 import sys
 from pathlib import Path
@@ -33,12 +31,6 @@ def assert_ended_well(result: Result) -> None:
     assert "Traceback" not in result.stderr
     assert len(result.errors) == (result.returncode != 0), result.stderr
     assert "\x1b" not in result.stdout + "".join(result.errors)
-
-
-def linked(source: Path, target: Path) -> Path:
-    """A copy of a folder whose files can be replaced, but not written into: they are links."""
-    shutil.rmtree(target, ignore_errors=True)
-    return Path(shutil.copytree(source, target, copy_function=os.link))
 
 
 def replace(path: Path, content: bytes) -> None:

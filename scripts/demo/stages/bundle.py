@@ -22,7 +22,7 @@ from audiolitefocus.models.vae import VAE
 from scripts.demo.loop import CURVE_STEPS, Run
 from scripts.demo.networks import last_checkpoint, load_network, progress
 from scripts.demo.stages.clap import CHUNKS as CLAP_CHUNKS
-from scripts.demo.stages.clap import clap_ears
+from scripts.demo.stages.clap import clap_extractor
 from scripts.demo.stages.classifier import CHUNKS as CLASSIFIER_CHUNKS
 from scripts.demo.stages.denoiser import LAST_STEP, PROJECTION, SCHEDULE, UNET, build
 from scripts.demo.stages.diffusion import CHUNKS
@@ -67,7 +67,7 @@ def write_networks(folder: Path, run: Run) -> None:
         tensors = {key: value.half() for key, value in network.state_dict().items()}
         save_tensors(folder / f"{name}.safetensors", tensors)
     clap = transformers.ClapModel.from_pretrained(run.out / "clap" / "tower")
-    save_tower(folder / "clap", clap, clap_tokenizer(), clap_ears())
+    save_tower(folder / "clap", clap, clap_tokenizer(), clap_extractor())
     save_tower(folder / "t5", denoiser.t5, t5_tokenizer())
     save_tower(folder / "gpt2", denoiser.gpt2)
     shutil.copytree(run.out / "classifier" / "model", folder / "classifier")

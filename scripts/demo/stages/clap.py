@@ -53,7 +53,7 @@ def clap_tower(vocabulary: int) -> transformers.ClapModel:
     )
 
 
-def clap_ears() -> transformers.ClapFeatureExtractor:
+def clap_extractor() -> transformers.ClapFeatureExtractor:
     """Shorter clips are repeated up to the window: there is no silence that tells their length."""
     return transformers.ClapFeatureExtractor(
         max_length_s=WINDOW_SECONDS,
@@ -65,21 +65,21 @@ def clap_ears() -> transformers.ClapFeatureExtractor:
     )
 
 
-def hear(waveforms: np.ndarray) -> np.ndarray:
+def features_of(waveforms: np.ndarray) -> np.ndarray:
     """(n, samples) at 16 kHz -> what CLAP sees of them, (n, 1, 251, 64) float16."""
-    ears, heard = clap_ears(), []
+    extractor, features_list = clap_extractor(), []
     for part in tqdm(torch.from_numpy(waveforms.astype(np.float32)).split(50), desc="features"):
-        samples = list(resample(part, RATE, ears.sampling_rate).numpy())
-        features = ears(samples, sampling_rate=ears.sampling_rate, return_tensors="np")
-        heard.append(features["input_features"].astype(np.float16))
-    return np.concatenate(heard)
+        samples = list(resample(part, RATE, extractor.sampling_rate).numpy())
+        features = extractor(samples, sampling_rate=extractor.sampling_rate, return_tensors="np")
+        features_list.append(features["input_features"].astype(np.float16))
+    return np.concatenate(features_list)
 
 
 def stored_features(folder: Path, index: int, waveforms: np.ndarray) -> np.ndarray:
     path = folder / f"features-{index:03d}.npy"
     if not path.is_file():
         with atomic_file(path) as part, part.open("wb") as file:
-            np.save(file, hear(waveforms))
+            np.save(file, features_of(waveforms))
     return np.load(path)
 
 
@@ -163,7 +163,7 @@ def retrieval(clap: nn.Module, device: str, clips: int = HELD_OUT_CLIPS) -> dict
     """
     seeds = range(HELD_OUT, HELD_OUT + clips)
     sounds = [draw(seed) for seed in seeds]
-    pairs = Pairs(sounds, hear(np.stack([clip(seed)[0] for seed in seeds])))
+    pairs = Pairs(sounds, features_of(np.stack([clip(seed)[0] for seed in seeds])))
     text, audio = [], []
     for indices in torch.arange(clips).split(50):
         ids, mask, features, _ = pairs.batch(indices, device)
@@ -198,7 +198,7 @@ def train_clap(run: Run) -> None:
         rate=RATE_OF_LEARNING,
     )
     with atomic_folder(folder / "tower", force=True) as tower:
-        for part in (averaged, tokenizer, clap_ears()):
+        for part in (averaged, tokenizer, clap_extractor()):
             part.save_pretrained(tower)
     report = json.dumps(retrieval(averaged, run.device), indent=2)
     with atomic_file(folder / "report.json") as part:

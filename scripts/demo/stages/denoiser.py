@@ -142,7 +142,7 @@ class Denoiser(nn.Module):
 
         That is the error of the velocity (Salimans & Ho, "Progressive Distillation", 2022). Of the
         noise alone, hardly anything is wrong where a clip is nearly all noise, which is where only
-        the text can tell what will be heard.
+        the text determines the sound.
         """
         alpha = self.alphas[batch.steps][:, None, None, None]
         noisy = alpha.sqrt() * batch.latents + (1 - alpha).sqrt() * batch.noise

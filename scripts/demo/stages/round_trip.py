@@ -44,15 +44,15 @@ def round_trip(vae: VAE, vocoder: HiFiGAN, mean: Tensor, seed: int) -> dict[str,
     samples, frames = clip(seed)
     sound, mel = torch.from_numpy(samples), torch.from_numpy(frames)
     decoded = vae.decode(vae.encode(mel[None])[0])
-    heard, both = (vocoder(x)[:, : len(sound)] for x in (mel[None], decoded))
+    direct, both = (vocoder(x)[:, : len(sound)] for x in (mel[None], decoded))
     errors = {
         "mean_mel": error(mean.expand_as(mel), mel),
         "vae": error(decoded[0], mel),
-        "vocoder": error(log_mel(heard, VOCODER)[0, : len(mel)], mel),
+        "vocoder": error(log_mel(direct, VOCODER)[0, : len(mel)], mel),
         "both": error(log_mel(both, VOCODER)[0, : len(mel)], mel),
     }
     return errors | {
-        "vocoder_convergence": convergence(heard[0], sound),
+        "vocoder_convergence": convergence(direct[0], sound),
         "both_convergence": convergence(both[0], sound),
     }
 

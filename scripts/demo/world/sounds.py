@@ -147,7 +147,7 @@ class Sound:
     Attributes:
         families: what is heard; the second is behind the first.
         attributes: of both families, whose names for them differ, and "loudness", a gain. Pitch in
-            Hz; the units of the others are told by the family's voice in `synthesis`.
+            Hz; the units of the others are given by the family's voice in `synthesis`.
     """
 
     families: tuple[str, ...]
