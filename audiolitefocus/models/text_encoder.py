@@ -206,7 +206,6 @@ def generate_loa(gpt2: Any, embeddings: Tensor, mask: Tensor, count: int) -> Ten
     Returns:
         (b, count, 768).
     """
-    # Without a cache: for eight tokens after some twenty, a cache takes longer than it saves.
     for _ in range(count):
         hidden = gpt2(
             inputs_embeds=embeddings, attention_mask=mask, use_cache=False
