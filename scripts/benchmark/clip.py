@@ -146,22 +146,20 @@ def main() -> None:
     options = arguments()
     write_weights(options.folder)
     results: dict[str, dict[str, float]] = {}
+    about = {"what": "clip", **machine(options.device)}
+    about |= {"seconds": options.seconds, "steps": options.steps}
     for dtype in options.dtypes:
         for name in options.contenders:
             results[f"{name} {dtype}"] = measure(options, name, dtype)
             gc.collect()
             print(f"{name} {dtype}: {results[f'{name} {dtype}']}", file=sys.stderr, flush=True)
+            if options.output:  # now, as the others take long
+                options.output.write_text(json.dumps({**about, "results": results}) + "\n")
     print(f"\n| {options.seconds:g} s, {options.steps} steps | {' | '.join(PARTS)} |")
     print("|---" * (len(PARTS) + 1) + "|")
     for name, parts in results.items():
         print(f"| {name} | {' | '.join(f'{parts[part]:.1f} s' for part in PARTS)} |")
-    about = {"what": "clip", **machine(options.device)}
-    text = json.dumps(
-        {**about, "seconds": options.seconds, "steps": options.steps, "results": results}
-    )
-    if options.output:
-        options.output.write_text(text + "\n")
-    print(text)
+    print(json.dumps({**about, "results": results}))
 
 
 if __name__ == "__main__":
