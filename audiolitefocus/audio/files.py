@@ -3,8 +3,9 @@
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -18,6 +19,12 @@ from audiolitefocus.audio.resample import resample
 SOUND_SUFFIXES = (".wav", ".flac", ".ogg")
 SAMPLE_BYTES = 2  # in files that are written, at most
 SOUND_RATES = (4000, 384000)  # of files that are read
+BLOCK_SAMPLES = 1 << 16  # read at a time
+UNKNOWN_FRAMES = 1 << 62  # libsndfile's length of a stream that does not say it
+MP3_SLACK = 2 * 1152  # samples: two frames, by which its length may be an estimate
+STREAMED_BYTES = 0x7FFFF000  # sizes from here on were written before the size was known
+WHOLE_FILE = ("RIFF", "FORM", "RF64")  # chunks whose size says nothing of the samples
+LARGEST_PAGE = 27 + 255 + 255 * 255  # bytes, of Ogg
 
 
 def check_sound_path(path: str | os.PathLike) -> Path:
@@ -74,57 +81,120 @@ def _pcm(samples: np.ndarray) -> np.ndarray:
     return (samples * 32768).round().clip(-32768, 32767).astype(np.int16)
 
 
-def read_sound(path: str | os.PathLike, rate: int) -> Tensor:
+def read_sound(source: str | os.PathLike | BinaryIO, rate: int) -> Tensor:
     """The sound of a file that libsndfile reads, mixed down and resampled: (samples,) float32.
+
+    Args:
+        source: a file's name, or an open binary file.
 
     Raises:
         ValueError: no sound file, an empty one, one of more than an hour or of a rate outside
-            `SOUND_RATES`, with NaN or infinite samples, or shorter than its header says.
+            `SOUND_RATES`, with NaN or infinite samples, or one of whose samples some are missing.
     """
-    path = Path(path)
-    with _opened(path) as file:
-        blocks = [
-            torch.from_numpy(block.mean(axis=1))
-            for block in file.blocks(1 << 16, dtype="float32", always_2d=True)
-        ]
-        promised, source_rate = file.frames, file.samplerate
-    waveform = torch.cat(blocks) if blocks else torch.empty(0)
-    if len(waveform) < promised:
-        raise ValueError(f"{path} is cut short: {len(waveform)} of {promised} samples")
+    with _opened(source) as (name, file):
+        blocks = [torch.from_numpy(block.mean(axis=1)) for block in _blocks(name, file)]
+        source_rate = file.samplerate
+    waveform = torch.cat(blocks)
     if not waveform.isfinite().all():
-        raise ValueError(f"{path}: some samples are NaN or infinite")
+        raise ValueError(f"{name}: some samples are NaN or infinite")
     return resample(waveform, source_rate, rate)
 
 
-def sound_length(path: str | os.PathLike) -> tuple[int, int]:
-    """Samples and rate of a sound file, from its header. Raises ValueError as `read_sound`."""
-    with _opened(Path(path)) as file:
-        return file.frames, file.samplerate
+def sound_length(source: str | os.PathLike) -> tuple[int, int]:
+    """Samples and rate of a sound file: those that can be decoded, whatever its header says.
+
+    Raises ValueError as `read_sound`.
+    """
+    with _opened(source) as (name, file):
+        return sum(map(len, _blocks(name, file))), file.samplerate
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+def _opened(source: str | os.PathLike | BinaryIO) -> Iterator[tuple[str, soundfile.SoundFile]]:
+    """The file, and what messages call it."""
+    named = isinstance(source, (str, os.PathLike))
+    name = os.fsdecode(source) if named else str(getattr(source, "name", "the recording"))
+    if named and not Path(name).is_file():
+        raise ValueError(f"{name}: no such file")
     try:
-        with soundfile.SoundFile(path) as file:
-            _check_header(path, file)
-            yield file
+        with soundfile.SoundFile(source) as file:
+            low, high = SOUND_RATES
+            if not low <= file.samplerate <= high:
+                raise ValueError(f"{name}: {file.samplerate} Hz is not between {low} and {high} Hz")
+            yield name, file
     except (soundfile.LibsndfileError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read as a sound file: {error}") from None
+        raise ValueError(f"{name} cannot be read as a sound file: {error}") from None
+    if file.format == "OGG" and not _has_last_page(source):
+        raise ValueError(f"{name} is cut short: the last page of its stream is missing")
 
 
-def _check_header(path: Path, file: soundfile.SoundFile) -> None:
-    low, high = SOUND_RATES
-    if not low <= file.samplerate <= high:
-        raise ValueError(f"{path}: {file.samplerate} Hz is not between {low} and {high} Hz")
-    if file.frames <= 0:
-        raise ValueError(f"{path} is empty")
-    if file.frames > MAX_SECONDS * file.samplerate:
-        seconds = file.frames / file.samplerate
-        raise ValueError(f"{path} says it is {seconds:.0f} s long: more than {MAX_SECONDS:g} s")
-    # libsndfile corrects the length of a file that ends too early, and reports it only in its log.
-    # Programs that cannot go back to the header write a length of all ones.
-    for said, there in re.findall(r"(\d+) \(should be (\d+)\)", file.extra_info):
-        if int(there) < int(said) < 0x7FFFFFFF:
-            raise ValueError(f"{path} is cut short: {there} of {said} bytes")
+def _blocks(name: str, file: soundfile.SoundFile) -> Iterator[np.ndarray]:
+    """All that can be decoded, in blocks (n, channels).
+
+    What is decoded counts, not what the header says: programs that cannot go back to it write
+    lengths that are too large or none, and those of MP3 may be estimates.
+
+    Raises:
+        ValueError: after the last block, if samples are missing; or there are too many.
+    """
+    count, known = 0, file.frames < UNKNOWN_FRAMES
+    allowed = int(MAX_SECONDS * file.samplerate)
+    while count <= allowed and not (known and file.frames > allowed):
+        block, whole = _read_block(file)
+        count += len(block)
+        if len(block):
+            yield block
+        if not whole:
+            break
+    else:
+        seconds = (file.frames if known else count) / file.samplerate
+        raise ValueError(f"{name} is {seconds:.0f} s long: more than {MAX_SECONDS:g} s")
+    missing = file.frames - count if known else 0
+    if missing > (MP3_SLACK if file.format == "MP3" else 0):
+        raise ValueError(
+            f"{name} is damaged or cut short: {count} of {file.frames} samples can be read"
+        )
+    if not count:
+        raise ValueError(f"{name} is empty")
+    _check_log(name, file.extra_info)
+
+
+def _read_block(file: soundfile.SoundFile) -> tuple[np.ndarray, bool]:
+    """The next samples (n, channels), and whether more may follow."""
+    block = np.full((BLOCK_SAMPLES, file.channels), np.nan, dtype=np.float32)
+    try:
+        found = file.read(out=block)
+    except soundfile.LibsndfileError:
+        # At the end of a damaged FLAC file, or of one of unknown length, the samples are there and
+        # moving on behind them fails.
+        found = block[: np.isfinite(block).all(axis=1).argmin()]
+    return found, len(found) == BLOCK_SAMPLES
+
+
+def _check_log(name: str, log: str) -> None:
+    """Raise ValueError where libsndfile has corrected the size of the samples by a block or more.
+
+    It reads what is there, and reports in its log alone that the header promised more.
+    """
+    aligned = re.search(r"Block Align\s*: (\d+)", log)
+    slack = int(aligned[1]) if aligned else 64
+    for chunk, said, there in re.findall(r"(?m)^ *(.*?)\s*: (\d+) \(should be (\d+)\)", log):
+        streamed = int(said) >= STREAMED_BYTES
+        if chunk not in WHOLE_FILE and not streamed and int(said) - int(there) > slack:
+            raise ValueError(f"{name} is cut short: {there} of {said} bytes")
+
+
+def _has_last_page(source: str | os.PathLike | BinaryIO) -> bool:
+    """True if an Ogg file ends with a whole page that says it is the last (RFC 3533, 6)."""
+    with ExitStack() as stack:
+        named = isinstance(source, (str, os.PathLike))
+        file = stack.enter_context(open(source, "rb")) if named else source
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 2 * LARGEST_PAGE))
+        end = file.read()
+    start = end.rfind(b"OggS")
+    page = end[start:] if start >= 0 else b""
+    if len(page) < 27 or not page[5] & 4:
+        return False
+    segments = page[26]
+    return len(page) >= 27 + segments + sum(page[27 : 27 + segments])
