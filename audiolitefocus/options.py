@@ -9,7 +9,7 @@ import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from audiolitefocus.attention.settings import GRAMMAR, Attention, attention_text, parse_attention
 from audiolitefocus.validation import MAX_SECONDS, MIN_SECONDS, Choice, Custom, Number, Rule, shown
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-Source: TypeAlias = "str | os.PathLike | np.ndarray | Tensor"  # of a recording: file or samples
+# of a recording: a file, by name or open, or samples, with their rate if it is not the model's
+Source: TypeAlias = "str | os.PathLike | BinaryIO | tuple[int, np.ndarray] | np.ndarray | Tensor"
 
 VARIATION_STRENGTH = 0.5  # of a variation, where no strength is given
 
@@ -46,8 +47,8 @@ def _option(group: str, default: Any, rule: Rule, help: str, short: str | None =
 
 
 def _sound(value: Any) -> object:
-    if hasattr(value, "ndim"):  # an array or tensor, which the pipeline looks at
-        return value
+    if hasattr(value, "ndim") or hasattr(value, "read") or isinstance(value, tuple):
+        return value  # samples, or an open file, which the pipeline looks at
     if not isinstance(value, (str, os.PathLike)) or not str(value):
         raise ValueError(f"must be {SOUND}")
     path = os.fsdecode(value)
@@ -83,7 +84,11 @@ def _attention(value: Any) -> Attention:
         raise ValueError(str(error).removeprefix(f"attention {value!r}: ")) from None
 
 
-SOUND = Custom("FILE", "a sound file, or in Python samples (n,) at the model's rate", _sound)
+SOUND = Custom(
+    "FILE",
+    "a sound file, or in Python an open one, samples at the model's rate, or (rate, samples)",
+    _sound,
+)
 SPAN = Custom("START:END", f"START:END in seconds up to {MAX_SECONDS:g}, as 2:4.5", _span)
 TEXT = Custom("TEXT", "a text, or in Python a list of texts, one for each prompt", _text)
 ATTENTION = Custom("NAME", GRAMMAR, _attention)
@@ -233,9 +238,9 @@ class GenerationOptions:
             ValueError: a recording given as samples.
         """
         data: dict[str, object] = {}
-        for name in OPTIONS:
+        for name, option in OPTIONS.items():
             value = getattr(self, name)
-            if hasattr(value, "ndim"):
+            if option.rule is SOUND and not isinstance(value, (str, type(None))):
                 raise ValueError(f"{name}: samples have no JSON form; give the name of a file")
             data[name] = list(value) if isinstance(value, tuple) else value
         return {**data, "attention": attention_text(self.attention)}

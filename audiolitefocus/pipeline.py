@@ -13,16 +13,17 @@ from torch import Tensor
 
 from audiolitefocus.attention.settings import Attention, LiteFocus
 from audiolitefocus.audio.length import ClipLength
-from audiolitefocus.checkpoints.bundle import load_component, load_config
+from audiolitefocus.checkpoints.bundle import cast, load_component, load_config
 from audiolitefocus.checkpoints.resolve import resolve_bundle
 from audiolitefocus.checkpoints.towers import load_text_encoder
 from audiolitefocus.codec.decode import decode_blocks, fill
 from audiolitefocus.config import BundleConfig
 from audiolitefocus.diffusion.denoise import denoise
 from audiolitefocus.diffusion.noise import ClipNoise, initial_latents
-from audiolitefocus.diffusion.prompts import Prompts
+from audiolitefocus.diffusion.prompts import Array, Prompts
 from audiolitefocus.diffusion.recording import Recording
-from audiolitefocus.models.condition import Condition, repeat_condition
+from audiolitefocus.habits import ATTRIBUTES, CALLING, LOADING, refuse
+from audiolitefocus.models.condition import Condition, pad_tokens, repeat_condition
 from audiolitefocus.models.text_encoder import TextEncoder
 from audiolitefocus.models.unet import UNet
 from audiolitefocus.models.vae import VAE
@@ -35,6 +36,7 @@ from audiolitefocus.runtime import (
     check_finite,
     choose_device,
     choose_dtype,
+    compiled_or_eager,
     denoising_bytes,
     halve_on_oom,
     oom_as_memory_error,
@@ -99,12 +101,13 @@ class AudioLDM2Pipeline:
         *,
         dtype: torch.dtype | str | None = None,
         torch_dtype: torch.dtype | str | None = None,
-        device: torch.device | str = "auto",
+        device: torch.device | str | None = "auto",
         offload: bool = False,
         revision: str | None = None,
         cache_dir: str | os.PathLike | None = None,
         local_files_only: bool = False,
         token: str | bool | None = None,
+        **others,
     ) -> "AudioLDM2Pipeline":
         """Load a model.
 
@@ -123,6 +126,7 @@ class AudioLDM2Pipeline:
             ValueError, OSError: in one line, what is wrong with the model, dtype or device, and
                 what to do.
         """
+        refuse(others, LOADING, "from_pretrained")
         place = choose_device(device)
         chosen = choose_dtype(torch_dtype if dtype is None else dtype, place)
         folder = resolve_bundle(
@@ -139,6 +143,48 @@ class AudioLDM2Pipeline:
                 for name in ("unet", "vae", "vocoder")
             )
         return cls(folder, load_config(folder), unet, vae, vocoder, place, offload=offload)
+
+    def to(
+        self,
+        device: torch.device | str | torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
+    ) -> "AudioLDM2Pipeline":
+        """Move the networks to a device, and UNet, VAE and vocoder to a dtype. Not during a call.
+
+        Raises:
+            ValueError: a device that is not present, or no dtype of `from_pretrained`.
+        """
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
+        self.device = self.device if device is None else choose_device(device)
+        chosen = None if dtype is None else choose_dtype(dtype, self.device)
+        self._place(offload=self.on_device.offload, dtype=chosen)
+        return self
+
+    def enable_model_cpu_offload(
+        self, gpu_id: int | None = None, device: torch.device | str | None = None
+    ) -> None:
+        """Keep every network on the CPU but while it runs, as `from_pretrained(offload=True)`."""
+        if device is not None or gpu_id is not None:
+            self.device = choose_device(device or f"cuda:{gpu_id}")
+        self._place(offload=True)
+
+    def _place(self, *, offload: bool, dtype: torch.dtype | None = None) -> None:
+        self.on_device = Offloader(self.device, offload=offload)
+        home = torch.device("cpu") if offload else self.device
+        for network in (self.unet, self.vae, self.vocoder):
+            cast(network, dtype, home)
+        if self._text is not None:
+            self._text.to(home)
+
+    def __getattr__(self, name: str):
+        advice = f"; {ATTRIBUTES[name]}" if name in ATTRIBUTES else ""
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{advice}")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in ATTRIBUTES:
+            getattr(self, name)
+        super().__setattr__(name, value)
 
     @property
     def text(self) -> TextEncoder:
@@ -161,13 +207,13 @@ class AudioLDM2Pipeline:
         *,
         options: GenerationOptions | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        latents: Tensor | None = None,
-        prompt_embeds: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        generated_prompt_embeds: Tensor | None = None,
-        negative_prompt_embeds: Tensor | None = None,
-        negative_attention_mask: Tensor | None = None,
-        negative_generated_prompt_embeds: Tensor | None = None,
+        latents: Array = None,
+        prompt_embeds: Array = None,
+        attention_mask: Array = None,
+        generated_prompt_embeds: Array = None,
+        negative_prompt_embeds: Array = None,
+        negative_attention_mask: Array = None,
+        negative_generated_prompt_embeds: Array = None,
         output_type: str = "np",
         callback: Callback | None = None,
         callback_steps: int = 1,
@@ -195,10 +241,12 @@ class AudioLDM2Pipeline:
             on_block: called as on_block(done, total) while a long clip is decoded in tiles.
 
         Raises:
-            ValueError: an invalid argument, before any work; or latents that are not finite.
+            ValueError, TypeError: an invalid argument, before any work.
+            ValueError: latents that are not finite.
             MemoryError: one clip does not fit; the message says what would help.
         """
         # 1. Check everything before any work
+        refuse(changes.keys() & CALLING, CALLING, "a call")
         options = GenerationOptions.make(options, changes)
         self._check_call(options, output_type, callback_steps)
         prompts = Prompts.make(
@@ -303,17 +351,21 @@ class AudioLDM2Pipeline:
             return "dense"
         return LiteFocus.for_duration(seconds, trained_seconds=self.config.trained_seconds)
 
-    def compile(self, mode: str | None = None) -> "AudioLDM2Pipeline":
-        """Compile the UNet with torch.compile, for every attention; a new length is slow at first.
+    def compile(self, mode: str | None = None, *, backend: str = "inductor") -> "AudioLDM2Pipeline":
+        """Compile the UNet with torch.compile.
+
+        A new clip length, number of clips or attention is compiled once, when it first comes up,
+        and T5's tokens are padded to few lengths. What cannot be compiled runs as without this,
+        with one warning.
 
         Args:
-            mode: of torch.compile; default "reduce-overhead" (CUDA graphs) on CUDA, "default"
-                elsewhere.
+            mode, backend: of torch.compile; the mode is by default "reduce-overhead" (CUDA graphs)
+                on CUDA, "default" elsewhere.
         """
         torch.compiler.allow_in_graph(rearrange)  # else its Python is traced, slowly
         graphs = self.device.type == "cuda" and not self.on_device.offload  # which moves weights
         mode = mode or ("reduce-overhead" if graphs else "default")
-        self._evaluate = torch.compile(self.unet.evaluate, fullgraph=True, dynamic=False, mode=mode)
+        self._evaluate = compiled_or_eager(self.unet.evaluate, mode=mode, backend=backend)
         return self
 
     def _check_call(
@@ -332,7 +384,7 @@ class AudioLDM2Pipeline:
         prompts: Prompts,
         options: GenerationOptions,
         generator: torch.Generator | Sequence[torch.Generator] | None,
-        latents: Tensor | None,
+        latents: Array,
     ) -> Request:
         """The recording, the length and the noise that clips start from. Raises ValueError."""
         recording = Recording.load(options, self.sampling_rate)
@@ -359,6 +411,9 @@ class AudioLDM2Pipeline:
                     negative = self.text.negative(
                         prompts.negative_texts, condition, options.unconditional
                     )
+        if self._evaluate != self.unet.evaluate:  # compiled
+            condition = pad_tokens(condition)
+            negative = None if negative is None else pad_tokens(negative)
         # the candidates of a prompt stand together
         condition = repeat_condition(condition, copies)
         return condition, repeat_condition(negative, copies) if guided and negative else None

@@ -2,12 +2,14 @@
 
 import os
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +22,8 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory") 
 # allocators and libraries take besides. Measured on two x86 cores in float32: audioldm2's size took
 # 123, 218, 344 and 632 MB for 10.24, 20.48, 40.96 and 80 s; this gives 155, 209, 318 and 526 MB.
 MAPS, WORKSPACE = 13, 100e6
+
+GRAPHS = 64  # compiled of one network, for as many shapes of its inputs
 
 T = TypeVar("T")
 
@@ -36,14 +40,18 @@ def choose_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch
     return chosen
 
 
-def choose_device(device: torch.device | str) -> torch.device:
-    """A usable torch device. Raises ValueError for one that is unknown or not present."""
+def choose_device(device: torch.device | str | None) -> torch.device:
+    """A usable torch device; "auto" and None are CUDA, else MPS, else the CPU.
+
+    Raises:
+        ValueError: one that is unknown, or not present.
+    """
     available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
-    if device == "auto":
+    if device is None or device == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
     try:
         chosen = torch.device(device)
@@ -93,6 +101,36 @@ class Offloader:
             network.to(self.device if self._users[network] else "cpu")
 
 
+def compiled_or_eager(
+    function: Callable[..., T], *, mode: str | None, backend: str
+) -> Callable[..., T]:
+    """A function compiled for each shape of its arguments; as it is where that fails.
+
+    The first failure is a warning.
+    """
+    from torch import _dynamo  # takes a second to load
+
+    _dynamo.config.recompile_limit = max(_dynamo.config.recompile_limit, GRAPHS)
+    own_mode = mode if backend == "inductor" else None  # which alone has modes
+    compiled = torch.compile(
+        function, fullgraph=True, dynamic=False, backend=backend, mode=own_mode
+    )
+    warned = False
+
+    def call(*arguments) -> T:
+        nonlocal warned
+        try:
+            return compiled(*arguments)
+        except _dynamo.exc.TorchDynamoException as error:
+            if not warned:
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                warnings.warn(f"runs without being compiled: {reason}", stacklevel=2)
+            warned = True
+            return function(*arguments)
+
+    return call
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """True if this is one of PyTorch's many ways to say that memory is out."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
@@ -125,6 +163,17 @@ def halve_on_oom(count: int, work: Callable[[slice], T]) -> list[T]:
                 raise
             at_once = min(at_once, count - start) // 2 or 1
     return done
+
+
+def as_finite(name: str, value: Tensor | np.ndarray) -> Tensor:
+    """A tensor of a floating-point tensor or array. Raises ValueError for anything else."""
+    if not isinstance(value, (Tensor, np.ndarray)):
+        raise ValueError(f"{name}: must be a tensor or an array, not {type(value).__name__}")
+    tensor = torch.as_tensor(value)
+    if not tensor.is_floating_point():
+        raise ValueError(f"{name}: must be floating point, not {tensor.dtype}")
+    check_finite(name, tensor)
+    return tensor
 
 
 def check_finite(name: str, tensor: Tensor) -> None:

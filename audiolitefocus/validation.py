@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 MAX_JSON_BYTES = 1 << 24  # an index of a sharded checkpoint is the longest one that is read
 MAX_NESTING = 32
 MAX_ENTRIES = 64  # of a list in a dataclass
+LFS = b"version https://git-lfs"  # how pointers begin
 LONGEST_SHOWN = 200  # characters of a value in a message
 
 # Lengths of clips and recordings: one latent frame, and a limit against typing errors.
@@ -29,10 +30,18 @@ def read_json(path: Path) -> dict:
         raise ValueError(f"{path}: no such file")
     if path.stat().st_size > MAX_JSON_BYTES:
         raise ValueError(f"{path}: {path.stat().st_size} bytes is too large for a config")
+    check_not_pointer(path)
     try:
         return parse_object(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is {error}") from None
+
+
+def check_not_pointer(path: Path) -> None:
+    """Raise ValueError for what Git leaves in place of a large file that has not been fetched."""
+    with open(path, "rb") as file:
+        if file.read(len(LFS)) == LFS:
+            raise ValueError(f"{path} is a Git LFS pointer, not the file: run `git lfs pull` there")
 
 
 def parse_object(text: str) -> dict:

@@ -11,7 +11,7 @@ from torch import nn
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from audiolitefocus.checkpoints.bundle import TOWERS, load_config, weight_dtype
+from audiolitefocus.checkpoints.bundle import TOWERS, cast, load_config
 from audiolitefocus.checkpoints.towers import load_tokenizer, tower_class, transformers_config
 from audiolitefocus.codec.decode import decode_mel, vocode
 from audiolitefocus.config import demo_folder
@@ -19,7 +19,6 @@ from audiolitefocus.diffusion.denoise import denoise
 from audiolitefocus.diffusion.inpaint import KnownLatents
 from audiolitefocus.diffusion.noise import ClipNoise
 from audiolitefocus.models.condition import Condition
-from audiolitefocus.models.layers import to_channels_last
 from audiolitefocus.models.text_encoder import Projection, TextEncoder
 from audiolitefocus.models.unet import UNet
 from audiolitefocus.models.vae import VAE
@@ -48,13 +47,7 @@ def fake(monkeypatch):
 
 def on_cuda(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     """The network as `load_component` places it."""
-    state = {
-        key: tensor.to("cuda", weight_dtype(network, key, dtype))
-        for key, tensor in network.state_dict().items()
-    }
-    network.load_state_dict(state, assign=True)
-    to_channels_last(network)
-    return network.eval()
+    return cast(network, dtype, "cuda")
 
 
 def condition() -> Condition:

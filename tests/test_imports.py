@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "audiolitefocus"
 # Every part may import those before it; parts on one line do not import each other.
 ORDER = [
     {"validation", "__version__"},
-    {"config", "atomic", "ops"},
+    {"config", "atomic", "habits", "ops"},
     {"audio", "runtime", "attention"},
     {"options", "models"},
     {"checkpoints", "codec", "output"},

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from audiolitefocus.atomic import atomic_file, check_writable
 from audiolitefocus.audio.length import MAX_SECONDS
 from audiolitefocus.audio.resample import resample
+from audiolitefocus.validation import check_not_pointer
 
 SOUND_SUFFIXES = (".wav", ".flac", ".ogg")
 SAMPLE_BYTES = 2  # in files that are written, at most
@@ -27,7 +28,7 @@ WHOLE_FILE = ("RIFF", "FORM", "RF64")  # chunks whose size says nothing of the s
 LARGEST_PAGE = 27 + 255 + 255 * 255  # bytes, of Ogg
 
 
-def check_sound_path(path: str | os.PathLike) -> Path:
+def check_sound_path(path: str | os.PathLike[str]) -> Path:
     """Raise ValueError or OSError now for a sound file that could not be written later."""
     path = Path(path)
     if path.suffix.lower() not in SOUND_SUFFIXES:
@@ -39,7 +40,7 @@ def check_sound_path(path: str | os.PathLike) -> Path:
 
 
 def write_sound(
-    path: str | os.PathLike, waveform: np.ndarray | Tensor | Iterable[Tensor], rate: int
+    path: str | os.PathLike[str], waveform: np.ndarray | Tensor | Iterable[Tensor], rate: int
 ) -> Path:
     """Write a mono waveform in [-1, 1] as 16 bit wav or flac, or Vorbis ogg, by the name's ending.
 
@@ -81,7 +82,7 @@ def _pcm(samples: np.ndarray) -> np.ndarray:
     return (samples * 32768).round().clip(-32768, 32767).astype(np.int16)
 
 
-def read_sound(source: str | os.PathLike | BinaryIO, rate: int) -> Tensor:
+def read_sound(source: str | os.PathLike[str] | BinaryIO, rate: int) -> Tensor:
     """The sound of a file that libsndfile reads, mixed down and resampled: (samples,) float32.
 
     Args:
@@ -100,7 +101,7 @@ def read_sound(source: str | os.PathLike | BinaryIO, rate: int) -> Tensor:
     return resample(waveform, source_rate, rate)
 
 
-def sound_length(source: str | os.PathLike) -> tuple[int, int]:
+def sound_length(source: str | os.PathLike[str]) -> tuple[int, int]:
     """Samples and rate of a sound file: those that can be decoded, whatever its header says.
 
     Raises ValueError as `read_sound`.
@@ -110,12 +111,15 @@ def sound_length(source: str | os.PathLike) -> tuple[int, int]:
 
 
 @contextmanager
-def _opened(source: str | os.PathLike | BinaryIO) -> Iterator[tuple[str, soundfile.SoundFile]]:
+def _opened(source: str | os.PathLike[str] | BinaryIO) -> Iterator[tuple[str, soundfile.SoundFile]]:
     """The file, and what messages call it."""
-    named = isinstance(source, (str, os.PathLike))
-    name = os.fsdecode(source) if named else str(getattr(source, "name", "the recording"))
-    if named and not Path(name).is_file():
-        raise ValueError(f"{name}: no such file")
+    if isinstance(source, (str, os.PathLike)):
+        name = os.fsdecode(source)
+        if not Path(name).is_file():
+            raise ValueError(f"{name}: no such file")
+        check_not_pointer(Path(name))
+    else:
+        name = str(getattr(source, "name", "the recording"))
     try:
         with soundfile.SoundFile(source) as file:
             low, high = SOUND_RATES
@@ -184,14 +188,14 @@ def _check_log(name: str, log: str) -> None:
             raise ValueError(f"{name} is cut short: {there} of {said} bytes")
 
 
-def _has_last_page(source: str | os.PathLike | BinaryIO) -> bool:
+def _has_last_page(source: str | os.PathLike[str] | BinaryIO) -> bool:
     """True if an Ogg file ends with a whole page that says it is the last (RFC 3533, 6)."""
-    with ExitStack() as stack:
-        named = isinstance(source, (str, os.PathLike))
-        file = stack.enter_context(open(source, "rb")) if named else source
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 2 * LARGEST_PAGE))
-        end = file.read()
+    if isinstance(source, (str, os.PathLike)):
+        with open(source, "rb") as file:
+            return _has_last_page(file)
+    size = source.seek(0, os.SEEK_END)
+    source.seek(max(0, size - 2 * LARGEST_PAGE))
+    end = source.read()
     start = end.rfind(b"OggS")
     page = end[start:] if start >= 0 else b""
     if len(page) < 27 or not page[5] & 4:

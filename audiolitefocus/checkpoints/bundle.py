@@ -99,6 +99,17 @@ def load_component(
     return module.eval().requires_grad_(False)
 
 
+def cast(network: nn.Module, dtype: torch.dtype | None, device: torch.device | str) -> nn.Module:
+    """Move a network to a device and, but for weights that it keeps in float32, to a dtype."""
+    state = {
+        key: tensor.to(device, weight_dtype(network, key, dtype))
+        for key, tensor in network.state_dict().items()
+    }
+    network.load_state_dict(state, assign=True)
+    to_channels_last(network)
+    return network.eval().requires_grad_(False)
+
+
 def weight_dtype(network: nn.Module, key: str, dtype: torch.dtype | None) -> torch.dtype | None:
     """The dtype to load a weight in: float32 where the network keeps it."""
     half = dtype in (torch.bfloat16, torch.float16)

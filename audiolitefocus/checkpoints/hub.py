@@ -5,6 +5,7 @@ used as they are. Decided here: which files are wanted, and what a person can do
 """
 
 import contextlib
+import errno
 import itertools
 import os
 import re
@@ -127,6 +128,17 @@ def _listing(repo: str, folder: Path, cache_dir: str | os.PathLike | None) -> li
     return [file.path for file in tree]
 
 
+def unwritable(error: OSError, where: str) -> OSError | None:
+    """An error that says what to do where the cache's disk is full or read-only, else None."""
+    if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC):
+        return None
+    reason = os.strerror(error.errno or 0)
+    return OSError(
+        f"{where}: the hub's cache cannot be written, {reason}: {error.filename}; give cache_dir, "
+        f"or set HF_HOME to a folder with room"
+    )
+
+
 @contextlib.contextmanager
 def _explained(repo: str, revision: str | None) -> Iterator[None]:
     """Turn errors into one line that names the repository and, where there is one, the remedy."""
@@ -141,5 +153,7 @@ def _explained(repo: str, revision: str | None) -> Iterator[None]:
                 raise raised(f"{where}: {remedy}") from None
         if isinstance(cause, HfHubHTTPError) and cause.response.status_code in (401, 403):
             raise PermissionError(f"{where}: the token was refused; {LOG_IN}") from None
+        if isinstance(cause, OSError) and (better := unwritable(cause, where)):
+            raise better from None
         message = f"{where}: {' '.join(str(cause).split())}"
         raise (ValueError if isinstance(cause, ValueError) else OSError)(message) from None

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from audiolitefocus.checkpoints.hub import fetch
+from audiolitefocus.checkpoints.hub import fetch, unwritable
 from audiolitefocus.config import MODELS, demo_folder
 
 
@@ -24,6 +24,8 @@ def resolve_bundle(model: str | os.PathLike, **hub: Any) -> Path:
     # A folder that happens to be called "audioldm2" is the model only if it is a bundle.
     if name and Path(name).is_dir() and (name not in MODELS or Path(name, "config.json").exists()):
         return Path(name)
+    if Path(name).is_file():
+        raise ValueError(f"{name} is a file: convert it first: audiolitefocus convert {name} DEST")
     repo = MODELS[name].repo if name in MODELS else name
     if repo is None or repo.count("/") != 1 or repo.startswith((".", "/", "~")):
         raise ValueError(
@@ -40,10 +42,12 @@ def _converted(repo: str, snapshot: Path, hub: dict) -> Path:
         return bundle
     from audiolitefocus.checkpoints.convert import convert_checkpoint  # not needed to load a bundle
 
-    bundle.parent.mkdir(exist_ok=True)
     try:
+        bundle.parent.mkdir(exist_ok=True)
         convert_checkpoint(snapshot, bundle, name=repo, **hub)
     except ValueError:
         if not (bundle / "config.json").is_file():  # else another process was faster
             raise
+    except OSError as error:
+        raise unwritable(error, repo) or error from None
     return bundle

@@ -9,6 +9,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from audiolitefocus.validation import check_not_pointer
+
 # What files of ours may hold: weights, and counts such as num_batches_tracked.
 FLOATS = ("F64", "F32", "F16", "BF16")
 INTEGERS = ("I64", "I32")
@@ -19,6 +21,7 @@ def open_safetensors(path: Path) -> Iterator:
     """`safe_open` whose failures are ValueErrors that name the file."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
+    check_not_pointer(path)
     try:
         with safe_open(path, framework="pt") as file:
             yield file

@@ -4,11 +4,13 @@ import secrets
 from collections.abc import Sequence
 from copy import copy
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from audiolitefocus.audio.length import ClipLength
-from audiolitefocus.runtime import check_finite
+from audiolitefocus.runtime import as_finite
+from audiolitefocus.validation import shown
 
 
 class ClipNoise:
@@ -30,7 +32,15 @@ class ClipNoise:
         # One generator for all is drawn from clip after clip, as diffusers draws a batch.
         if generator is None:
             generator = torch.Generator().manual_seed(secrets.randbits(63))
-        streams = [generator] * clips if isinstance(generator, torch.Generator) else list(generator)
+        streams = [generator] * clips if isinstance(generator, torch.Generator) else generator
+        if not isinstance(streams, (list, tuple)) or not all(
+            isinstance(stream, torch.Generator) for stream in streams
+        ):
+            raise ValueError(
+                f"generator {shown(generator)}: must be a torch.Generator, or one for each clip; "
+                f"give a number as seed"
+            )
+        streams = list(streams)
         if len(streams) != clips:
             raise ValueError(f"{len(streams)} generators for {clips} clips: give one for each")
         self.initial_streams = streams
@@ -54,7 +64,11 @@ class ClipNoise:
 
 
 def initial_latents(
-    given: Tensor | None, noise: ClipNoise, clips: int, length: ClipLength, channels: int
+    given: Tensor | np.ndarray | None,
+    noise: ClipNoise,
+    clips: int,
+    length: ClipLength,
+    channels: int,
 ) -> Tensor:
     """Fresh noise (clips, channels, t, rows), or the caller's.
 
@@ -63,13 +77,13 @@ def initial_latents(
     """
     if given is None:
         return noise.initial((channels, length.latent_frames, length.latent_rows))
+    given = as_finite("latents", given)
     least, frames = length.least_latent_frames, given.shape[2] if given.ndim == 4 else 0
     if tuple(given.shape) != (clips, channels, max(frames, least), length.latent_rows):
         raise ValueError(
             f"latents {tuple(given.shape)}: {length.seconds} s for {clips} clips need "
             f"({clips}, {channels}, {least} or more, {length.latent_rows})"
         )
-    check_finite("latents", given)
     return given
 
 

@@ -4,14 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from audiolitefocus.config import UNetConfig
 from audiolitefocus.models.condition import Condition
-from audiolitefocus.runtime import check_finite
+from audiolitefocus.runtime import as_finite
 from audiolitefocus.validation import check_texts
 
-Embeddings: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None]  # t5, loa, t5's mask
+Array: TypeAlias = "Tensor | np.ndarray | None"
+Embeddings: TypeAlias = tuple[Array, Array, Array]  # t5, loa, t5's mask
 
 
 @dataclass(frozen=True)
@@ -68,9 +71,7 @@ class Prompts:
         return len(self.texts or self.embeds or ())
 
 
-def check_embeds(
-    t5: Tensor | None, loa: Tensor | None, mask: Tensor | None, unet: UNetConfig
-) -> Condition | None:
+def check_embeds(t5: Array, loa: Array, mask: Array, unet: UNetConfig) -> Condition | None:
     """A condition from the caller's embeddings, or None if there are none.
 
     Raises:
@@ -82,14 +83,17 @@ def check_embeds(
         raise ValueError(
             "give both T5's prompt_embeds and GPT-2's generated_prompt_embeds, one entry a prompt"
         )
+    t5, loa = as_finite("prompt_embeds", t5), as_finite("generated_prompt_embeds", loa)
     for name, tensor, width in (
         ("prompt_embeds", t5, unet.t5_dim),
         ("generated_prompt_embeds", loa, unet.loa_dim),
     ):
         if tensor.ndim != 3 or tensor.shape[2] != width:
             raise ValueError(f"{name} {tuple(tensor.shape)}: must be (prompts, tokens, {width})")
-        check_finite(name, tensor)
-    if mask is not None and mask.shape != t5.shape[:2]:
+    if mask is None:
+        return Condition(loa=loa, t5=t5)
+    mask = torch.as_tensor(mask)
+    if mask.shape != t5.shape[:2]:
         raise ValueError(
             f"attention_mask {tuple(mask.shape)} does not fit prompt_embeds {tuple(t5.shape)}"
         )

@@ -6,18 +6,16 @@ sample.
 """
 
 import math
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from audiolitefocus.audio.files import read_sound
-from audiolitefocus.audio.length import MAX_SECONDS, MIN_SECONDS, seconds_of
+from audiolitefocus.audio.length import MIN_SECONDS, seconds_of
+from audiolitefocus.audio.samples import load_recording
 from audiolitefocus.codec.decode import encode_mel
 from audiolitefocus.codec.mel import log_mel
 from audiolitefocus.config import VocoderConfig
@@ -51,11 +49,11 @@ class Recording:
         """The recording that the options name, at `rate`; None without one.
 
         Raises:
-            ValueError: a file that `read_sound` refuses, or one that the options do not fit.
+            ValueError: a recording that `load_recording` refuses, or that the options do not fit.
         """
         if options.recording is None:
             return None
-        waveform = _load(options.recording, rate)
+        waveform = load_recording(options.recording, rate)
         seconds = options.audio_length_in_s
         span = changed_span(len(waveform), rate, options.inpaint, seconds)
         return cls(waveform, rate, max(len(waveform), span[1]), span)
@@ -169,21 +167,3 @@ def changed_span(
     if start == stop:
         raise ValueError(f"inpaint from {inpaint[0]:g} to {inpaint[1]:g} s: less than one sample")
     return start, stop
-
-
-def _load(source: Any, rate: int) -> Tensor:
-    if isinstance(source, (str, os.PathLike)):
-        return read_sound(source, rate)
-    waveform = torch.as_tensor(source).detach().cpu()
-    if waveform.ndim != 1 or not waveform.is_floating_point() or not len(waveform):
-        raise ValueError(
-            f"a recording of shape {tuple(waveform.shape)}, {waveform.dtype}: must be a file's "
-            f"name, or floating-point samples (n,) at {rate} Hz"
-        )
-    if len(waveform) > MAX_SECONDS * rate:
-        raise ValueError(
-            f"a recording of {len(waveform) / rate:.0f} s: more than {MAX_SECONDS:g} s"
-        )
-    if not waveform.isfinite().all():
-        raise ValueError("a recording with NaN or infinite samples")
-    return waveform.float()

@@ -49,6 +49,18 @@ def stack_conditions(conditions: list[Condition]) -> Condition:
     )
 
 
+def pad_tokens(condition: Condition, steps: tuple[int, ...] = (16, 32, 64, 128)) -> Condition:
+    """Pad T5's tokens under the mask to the next of a few lengths, for graphs of few shapes."""
+    if condition.t5 is None:
+        return condition
+    tokens = condition.t5.shape[1]
+    more = next((step for step in steps if step >= tokens), tokens) - tokens
+    mask = condition.t5_mask
+    if mask is None:
+        mask = condition.t5.new_ones(condition.t5.shape[:2], dtype=torch.long)
+    return Condition(condition.loa, F.pad(condition.t5, (0, 0, 0, more)), F.pad(mask, (0, more)))
+
+
 def repeat_condition(condition: Condition, times: int) -> Condition:
     """Every entry `times` times, one after the other."""
     parts = (condition.loa, condition.t5, condition.t5_mask)

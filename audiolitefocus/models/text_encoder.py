@@ -182,6 +182,8 @@ class TextEncoder(nn.Module):
             whole = tokenizer(texts, add_special_tokens=True, verbose=False)["input_ids"]
             cut = tokenizer(texts, padding=padding, max_length=limit, truncation=True)
             for prompt, text, ids in zip(prompts, texts, whole, strict=True):
+                if unknown := _unknown_characters(tokenizer, text, ids):
+                    warnings.warn(_unknown_message(name, prompt, unknown), stacklevel=2)
                 if len(ids) > limit or text != prompt:
                     rest = tokenizer.decode(ids[limit - 1 :], skip_special_tokens=True)
                     rest += prompt[len(text) :]
@@ -213,6 +215,23 @@ def generate_loa(gpt2: Any, embeddings: Tensor, mask: Tensor, count: int) -> Ten
         embeddings = torch.cat([embeddings, hidden[:, -1:]], dim=1)
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
     return embeddings[:, -count:]
+
+
+def _unknown_characters(tokenizer: Any, text: str, ids: list[int]) -> str:
+    """The characters of a text that the tokenizer has no token for."""
+    unknown = tokenizer.unk_token_id
+    if unknown is None or unknown not in ids:
+        return ""
+
+    def lacks(character: str) -> bool:
+        return unknown in tokenizer(character, add_special_tokens=False)["input_ids"]
+
+    return "".join(filter(lacks, dict.fromkeys(text)))
+
+
+def _unknown_message(name: str, prompt: str, unknown: str) -> str:
+    who = {"clap": "CLAP", "t5": "T5"}[name]
+    return f"{who} cannot read {_short(unknown)!r} in {_short(prompt)!r}; it was trained on English"
 
 
 def _cut_message(name: str, limit: int, prompt: str, rest: str) -> str:

@@ -8,13 +8,11 @@ import json
 import sys
 
 import torch
-from torch import nn
 
 from audiolitefocus.audio.length import ClipLength
-from audiolitefocus.checkpoints.bundle import weight_dtype
+from audiolitefocus.checkpoints.bundle import cast
 from audiolitefocus.codec.decode import decode_mel, vocode
 from audiolitefocus.config import BundleConfig
-from audiolitefocus.models.layers import to_channels_last
 from audiolitefocus.models.vae import VAE
 from audiolitefocus.models.vocoder import HiFiGAN
 from scripts.benchmark.timing import machine, median, seconds_of
@@ -32,17 +30,6 @@ def arguments() -> argparse.Namespace:
     add("--repeats", type=int, default=3)
     add("--threads", type=int, help="of the CPU")
     return parser.parse_args()
-
-
-def cast(network: nn.Module, dtype: torch.dtype, device: str) -> nn.Module:
-    """Return the network in the dtypes that `load_component` would give its weights."""
-    state = {
-        key: tensor.to(device, weight_dtype(network, key, dtype))
-        for key, tensor in network.state_dict().items()
-    }
-    network.load_state_dict(state, assign=True)
-    to_channels_last(network)
-    return network.eval().requires_grad_(False)
 
 
 @torch.inference_mode()

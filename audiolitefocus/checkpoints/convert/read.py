@@ -13,7 +13,7 @@ from torch import Tensor
 
 from audiolitefocus.checkpoints.hub import PREFERENCE, STEMS
 from audiolitefocus.checkpoints.tensors import open_safetensors
-from audiolitefocus.validation import read_json
+from audiolitefocus.validation import check_not_pointer, read_json
 
 OBJECT = re.compile(r"Unsupported (?:global|class).*?(\S+) was not an allowed global")
 
@@ -44,6 +44,7 @@ def _unpickle(path: Path) -> object:
     """What `torch.save` wrote, if it is nothing but tensors and plain containers."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
+    check_not_pointer(path)
     # The format before PyTorch 1.6 cannot be mapped, and is read whole.
     mapped = zipfile.is_zipfile(path)
     try:
