@@ -1,5 +1,6 @@
 """The command line: audiolitefocus generate | convert | info. Parsing and printing only."""
 
+import contextlib
 import inspect
 import sys
 import warnings
@@ -232,9 +233,37 @@ def info(folder: Annotated[str, typer.Argument(help="A bundle's folder, or demo.
         typer.echo(_printable(line))
 
 
+class Unfailing:
+    """A stream that never fails: what is shown must not decide what is made.
+
+    Characters that its encoding lacks are written as escapes, and nothing where it is closed.
+    """
+
+    def __init__(self, stream: Any):
+        self.stream = stream
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            self.stream.flush()
+
+    def isatty(self) -> bool:
+        return self.stream is not None and not self.stream.closed and self.stream.isatty()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
 def main() -> None:
     """Entry point: errors that a user can mend are one line on stderr, with a non-zero exit."""
     warnings.showwarning = _show_warning
+    sys.stdout, sys.stderr = Unfailing(sys.stdout), Unfailing(sys.stderr)
     try:
         status = app(standalone_mode=False) or 0
         if status == INTERRUPTED:  # how typer reports Ctrl-C; older versions raise Abort

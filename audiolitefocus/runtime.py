@@ -115,16 +115,17 @@ def compiled_or_eager(
     compiled = torch.compile(
         function, fullgraph=True, dynamic=False, backend=backend, mode=own_mode
     )
+    failures = _dynamo.exc.TorchDynamoException, _dynamo.exc.FailOnRecompileLimitHit
     warned = False
 
     def call(*arguments) -> T:
         nonlocal warned
         try:
             return compiled(*arguments)
-        except _dynamo.exc.TorchDynamoException as error:
+        except failures as error:
             if not warned:
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                warnings.warn(f"runs without being compiled: {reason}", stacklevel=2)
+                lines = str(error).split("\n\n")[0].split()  # advice for developers follows
+                warnings.warn(f"runs without being compiled: {' '.join(lines)}", stacklevel=2)
             warned = True
             return function(*arguments)
 

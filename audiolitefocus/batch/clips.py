@@ -2,9 +2,7 @@
 
 import json
 import os
-import re
 import secrets
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +21,7 @@ from audiolitefocus.audio.files import (
     sound_length,
 )
 from audiolitefocus.audio.length import ClipLength
+from audiolitefocus.batch.names import slug
 from audiolitefocus.checkpoints.bundle import sha256
 from audiolitefocus.checkpoints.towers import transformers_version
 from audiolitefocus.diffusion.recording import changed_span
@@ -30,8 +29,6 @@ from audiolitefocus.options import NAMES, SHORT, GenerationOptions, OptionError
 from audiolitefocus.output import AudioOutput
 from audiolitefocus.pipeline import AudioLDM2Pipeline, Callback, OnBlock
 from audiolitefocus.validation import check_texts, shown
-
-RESERVED = re.compile("con|prn|aux|nul|(com|lpt)[1-9]")  # names of devices on Windows
 
 
 @dataclass(frozen=True)
@@ -53,14 +50,6 @@ class ClipRequest:
     def seed(self) -> int:
         assert self.options.seed is not None, "a clip without a seed could not be made again"
         return self.options.seed
-
-
-def slug(text: str, limit: int = 48) -> str:
-    """A safe file name: lower-case ASCII letters, digits and hyphens."""
-    ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-    words = re.sub(r"[^a-z0-9]+", "-", ascii_text).strip("-")
-    words = words[:limit].rstrip("-") or "clip"
-    return f"{words}-clip" if RESERVED.fullmatch(words) else words
 
 
 def prepare(
@@ -104,17 +93,73 @@ def plan(prompt: str, path: Path | None, options: GenerationOptions, *, force: b
         options = replace(options, seed=secrets.randbits(32))
     path = path or Path(f"{slug(prompt)}-{options.seed}.wav")
     check_sound_path(path)
-    taken = [other for other in (path, path.with_suffix(".json")) if _is_kept(other)]
-    if taken and not force:
-        raise ValueError(f"{taken[0]} exists; pass --force to replace it")
-    return prepare(prompt, path, options)
+    taken = existing(path)
+    if taken and not force and not _is_left_over(path):
+        raise ValueError(f"{taken[0]} exists; pass --force to replace it, or choose another name")
+    clip = prepare(prompt, path, options)
+    check_sources([clip])
+    return clip
 
 
-def _is_kept(path: Path) -> bool:
-    """True for a file that exists, except a recipe without its sound, left by a killed process."""
-    if path.suffix != ".json" or any(path.with_suffix(s).exists() for s in SOUND_SUFFIXES):
-        return os.path.lexists(path)
-    return os.path.lexists(path) and not {"prompt", "sha256"} <= read_recipe(path).keys()
+def existing(path: Path) -> list[Path]:
+    """The files that are there of a clip: its sound, one of the same name with another ending,
+    whose recipe would be the same, and its recipe.
+    """
+    files = [path, *(path.with_suffix(suffix) for suffix in SOUND_SUFFIXES)]
+    return [file for file in dict.fromkeys([*files, recipe_path(path)]) if os.path.lexists(file)]
+
+
+def recipe_path(path: Path) -> Path:
+    """The JSON file beside a sound file."""
+    return path.with_suffix(".json")
+
+
+def _is_left_over(path: Path) -> bool:
+    """True if only a recipe is there: it is renamed first, and the process was killed then."""
+    return existing(path) == [recipe_path(path)] and _is_ours(read_recipe(recipe_path(path)))
+
+
+def _is_ours(found: dict) -> bool:
+    return {"prompt", "sha256", "versions"} <= found.keys()
+
+
+def check_sources(clips: list[ClipRequest]) -> None:
+    """Raise ValueError if writing one of these clips would destroy a recording of another."""
+    sources = {Path(clip.options.recording).resolve() for clip in clips if clip.recording_sha256}  # type: ignore[arg-type]
+    for clip in clips:
+        for target in (clip.path, recipe_path(clip.path)):
+            if target.resolve() in sources:
+                raise ValueError(
+                    f"{target} is a recording that clips are made from, and would be replaced: "
+                    f"choose another name or folder"
+                )
+
+
+def check_replaceable(pipe: AudioLDM2Pipeline, clip: ClipRequest, *, force: bool) -> None:
+    """Raise ValueError unless the clip may be written where it is to be.
+
+    Free names may, and what a killed process has left. Clips that this program made with other
+    settings may with `force`, and other files never.
+    """
+    taken, found = existing(clip.path), read_recipe(recipe_path(clip.path))
+    if not taken or _is_left_over(clip.path):
+        return
+    alone = set(taken) <= {clip.path, recipe_path(clip.path)}
+    if alone and _is_ours(found):
+        if found["sha256"] != sha256(clip.path):
+            if _is_recipe_of(pipe, clip, found):  # renamed first, and killed before the sound was
+                return
+        elif force:
+            return
+        else:
+            raise ValueError(
+                f"{clip.path} exists, made with other settings: pass --force to replace it, or "
+                f"choose another name or folder"
+            )
+    raise ValueError(
+        f"{taken[0]} exists, and was not made by this program or has been changed since: move it, "
+        f"or choose another name or folder"
+    )
 
 
 def read_recipe(path: Path) -> dict:
@@ -170,7 +215,7 @@ def make_clips(
 def save_clip(pipe: AudioLDM2Pipeline, clip: ClipRequest, output: AudioOutput) -> None:
     """Write a clip's sound and its recipe; they appear when both are whole, the recipe first."""
     path = check_sound_path(clip.path)
-    with atomic_files(path.with_suffix(".json"), path) as (text, sound):
+    with atomic_files(recipe_path(path), path) as (text, sound):
         encode_sound(sound, path, output.audios[0], output.sampling_rate)
         description = json.dumps(recipe(pipe, clip, output, sound), indent=2, ensure_ascii=False)
         text.write_text(description + "\n", encoding="utf-8")
@@ -181,13 +226,19 @@ def is_saved(pipe: AudioLDM2Pipeline, clip: ClipRequest) -> bool:
 
     Recipes of older versions, with short names of options and without new ones, are understood.
     """
-    found = read_recipe(clip.path.with_suffix(".json"))
+    found = read_recipe(recipe_path(clip.path))
+    try:
+        return _is_recipe_of(pipe, clip, found) and found.get("sha256") == sha256(clip.path)
+    except OSError:
+        return False
+
+
+def _is_recipe_of(pipe: AudioLDM2Pipeline, clip: ClipRequest, found: dict) -> bool:
     try:
         made = GenerationOptions.make(None, {n: v for n, v in found.items() if n in NAMES})
-        same = made == _options_used(pipe, clip) and _origin(pipe, clip).items() <= found.items()
-        return same and found.get("sha256") == sha256(clip.path)
-    except (OSError, ValueError):
+    except (ValueError, TypeError):
         return False
+    return made == _options_used(pipe, clip) and _origin(pipe, clip).items() <= found.items()
 
 
 def recipe(pipe: AudioLDM2Pipeline, clip: ClipRequest, output: AudioOutput, sound: Path) -> dict:

@@ -11,7 +11,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from audiolitefocus.batch.clips import ClipRequest, is_saved, make_clips, save_clip
+from audiolitefocus.batch.clips import (
+    ClipRequest,
+    check_replaceable,
+    is_saved,
+    make_clips,
+    save_clip,
+)
 from audiolitefocus.options import GenerationOptions
 from audiolitefocus.output import AudioOutput
 from audiolitefocus.pipeline import AudioLDM2Pipeline
@@ -69,7 +75,10 @@ class BatchRun:
         pipe: makes the clips.
         clips: of this process.
         batch_size: clips per batch; does not change the results.
-        force: make finished clips again.
+        force: make finished clips again, and replace clips that were made with other settings.
+
+    Raises:
+        ValueError: a file that is in the way of a clip (`check_replaceable`).
 
     Attributes:
         batches: what will be made.
@@ -87,10 +96,13 @@ class BatchRun:
         check_number("batch_size", batch_size, 1, 10000)
         self.pipe, self.report, missing = pipe, Report(), []
         for clip in clips:
-            if force or not is_saved(pipe, clip):
-                missing.append(clip)
-            else:
+            saved = is_saved(pipe, clip)
+            if saved and not force:
                 self.report.kept.append(str(clip.path))
+                continue
+            if not saved:
+                check_replaceable(pipe, clip, force=force)
+            missing.append(clip)
         self.batches = group(missing, batch_size)
         self.steps = sum(map(_steps, self.batches))
 

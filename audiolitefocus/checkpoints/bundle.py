@@ -21,7 +21,7 @@ from audiolitefocus.models.text_encoder import Projection
 from audiolitefocus.models.unet import UNet
 from audiolitefocus.models.vae import VAE
 from audiolitefocus.models.vocoder import HiFiGAN
-from audiolitefocus.validation import read_json, shown
+from audiolitefocus.validation import check_not_pointer, read_json, shown
 
 COMPONENTS: dict[str, type[nn.Module]] = {
     "unet": UNet,
@@ -121,6 +121,7 @@ def check_sha256(path: Path, config: BundleConfig) -> None:
     """Raise ValueError if a weights file is missing or has changed since the bundle was written."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
+    check_not_pointer(path)
     # A bundle without digests is allowed: whoever can change weights can change config.json too.
     expected = config.files.get(bundle_name(path))
     if expected is not None and sha256(path) != expected:

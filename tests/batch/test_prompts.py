@@ -13,11 +13,11 @@ SEEDED = GenerationOptions.make(QUICK, {"seed": 9})
 
 
 def test_lines_are_text_or_text_and_name_or_json(write_prompts, tmp_path):
-    line = {"prompt": "c", "name": "../x.FLAC", "duration": 5, "seed": 3, "candidates": 2}
+    line = {"prompt": "c", "name": "x.FLAC", "duration": 5, "seed": 3, "candidates": 2}
     file = write_prompts("\ufeffa bell|Big Bell", "", "# no", "b|c|d", json.dumps(line))
     clips = read_prompts(file, tmp_path / "out", SEEDED)
     assert [clip.prompt for clip in clips] == ["a bell", "b|c", "c"]
-    assert [clip.path.name for clip in clips] == ["big-bell.wav", "d.wav", "x.flac"]
+    assert [clip.path.name for clip in clips] == ["Big Bell.wav", "d.wav", "x.FLAC"]
     assert {clip.path.parent for clip in clips} == {tmp_path / "out"}
     assert [clip.seed for clip in clips] == [9, 9, 3]
     assert clips[2].options == GenerationOptions(
@@ -74,7 +74,10 @@ BAD_LINES = {
         '{"prompt": "x", "negative_prompt": ["y"]}',
         r"negative_prompt \['y'\]: must be one text",
     ),
-    "name taken": ("rain|A", "a is taken already"),
+    "name taken": ("rain|A", "name 'A' is taken by line 1"),
+    "a path": ("rain|a/x", "not a path"),
+    "a device": ("rain|con.wav", "device on Windows"),
+    "a surrogate": ('{"prompt": "\\ud800"}', "not valid Unicode"),
 }
 
 
@@ -92,3 +95,45 @@ def test_a_file_without_prompts_and_one_that_is_no_text_are_refused(write_prompt
     (tmp_path / "noise").write_bytes(os.urandom(100) + b"\xff")
     with pytest.raises(ValueError, match="UTF-8"):
         read_prompts(tmp_path / "noise", tmp_path, QUICK)
+
+
+def test_an_array_is_read_entry_by_entry(write_prompts, tmp_path):
+    entries = ["# not a comment", "a | b", {"prompt": "c", "name": "x", "steps": 3}, "a | b"]
+    clips = read_prompts(write_prompts(json.dumps(entries, indent=2)), tmp_path, QUICK)
+    assert [clip.prompt for clip in clips] == ["# not a comment", "a | b", "c", "a | b"]
+    assert clips[2].path.name == "x.wav" and clips[2].options.num_inference_steps == 3
+    with pytest.raises(ValueError, match="prompts.txt, entry 2: expected a text or an object"):
+        read_prompts(write_prompts('["rain", 3]'), tmp_path, QUICK)
+
+
+def test_a_line_in_brackets_is_a_prompt(write_prompts, tmp_path):
+    (clip,) = read_prompts(write_prompts("[rain] on a roof"), tmp_path, QUICK)
+    assert clip.prompt == "[rain] on a roof"
+
+
+def test_skipped_comments_are_said(write_prompts, tmp_path):
+    with pytest.warns(UserWarning, match="prompts.txt: line 1 starting with # skipped"):
+        read_prompts(write_prompts("# a comment", "rain"), tmp_path, QUICK)
+    with pytest.warns(UserWarning, match="2 lines starting with #"):
+        read_prompts(write_prompts("# a comment", "rain", "# another"), tmp_path, QUICK)
+
+
+def test_names_made_from_prompts_get_a_number_where_they_are_taken(write_prompts, tmp_path):
+    long = "a dog barks at a cat that sits on a wall over there and "
+    lines = (long + "purrs", long + "sleeps", "Rain", "rain", "rain!|rain-9")
+    clips = read_prompts(write_prompts(*lines), tmp_path, SEEDED)
+    stems = [clip.path.stem for clip in clips]
+    assert stems[1] == f"{stems[0]}-2" and stems[2:] == ["rain-9-2", "rain-9-3", "rain-9"]
+    assert clips == read_prompts(write_prompts(*lines), tmp_path, SEEDED)
+
+
+@pytest.mark.parametrize("one, other", [("雨", "風"), ("été", "ete"), ("a b", "a-b")])
+def test_names_of_every_script_are_different_names(one, other, write_prompts, tmp_path):
+    clips = read_prompts(write_prompts(f"x|{one}.wav", f"y|{other}.wav"), tmp_path, QUICK)
+    assert [clip.path.name for clip in clips] == [f"{one}.wav", f"{other}.wav"]
+
+
+@pytest.mark.parametrize("other", ["RAIN", "rain.flac", "Rain.wav"])
+def test_names_that_some_system_takes_for_the_same_are_refused(other, write_prompts, tmp_path):
+    with pytest.raises(ValueError, match="line 2: name .* is taken by line 1"):
+        read_prompts(write_prompts("x|rain", f"y|{other}"), tmp_path, QUICK)

@@ -8,6 +8,7 @@ import pytest
 import soundfile
 
 from audiolitefocus import AudioLDM2Pipeline, GenerationOptions
+from audiolitefocus.batch.clips import plan
 from audiolitefocus.batch.prompts import read_prompts
 from audiolitefocus.batch.run import BatchRun
 from audiolitefocus.checkpoints.bundle import sha256
@@ -94,7 +95,21 @@ def test_a_changed_recording_is_a_changed_clip(pipe, read_at, tmp_path):
     assert len(report.made) == 3 and not report.failed and sum(seen) == planned.steps
     assert len(BatchRun(pipe, read_at(line, other, same)).report.kept) == 3
     soundfile.write(tmp_path / "in.wav", np.zeros(RATE, np.int16), RATE)
-    assert not BatchRun(pipe, read_at(line, other, same)).report.kept
+    with pytest.raises(ValueError, match="made with other settings"):
+        BatchRun(pipe, read_at(line, other, same))
+    assert len(BatchRun(pipe, read_at(line, other, same), force=True).batches) == 3
+
+
+def test_a_recording_is_never_the_target_of_a_clip(tmp_path, write_prompts):
+    (tmp_path / "out").mkdir()
+    record(tmp_path / "out" / "src.wav")
+    source = str(tmp_path / "out" / "src.wav")
+    lines = [json.dumps({"prompt": "rain", "name": "other", "init_audio": source}), "wind|src"]
+    for chosen in (lines, [json.dumps({"prompt": "rain", "name": "src", "init_audio": source})]):
+        with pytest.raises(ValueError, match="src.wav is a recording that clips are made from"):
+            read_prompts(write_prompts(*chosen), tmp_path / "out", GenerationOptions())
+    with pytest.raises(ValueError, match="is a recording"):
+        plan("rain", Path(source), GenerationOptions(init_audio=source), force=True)
 
 
 def test_a_recording_that_vanishes_fails_its_clips_alone(pipe, read_at, tmp_path):

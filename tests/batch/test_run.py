@@ -1,6 +1,7 @@
 """Runs of many clips: resuming, failures, independence of the batch size, and sharing."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -55,23 +56,81 @@ def test_a_second_run_makes_only_what_is_missing(pipe, quick, write_prompts, tmp
     clips[0].path.unlink()  # the sound is gone
     clips[1].path.write_bytes(b"another sound")
     assert len(BatchRun(pipe, clips).run().made) == 2
-    clips[2].path.with_suffix(".json").write_text("[" * 100_000)
-    assert BatchRun(pipe, clips).run().made == [str(clips[2].path)]
+    assert quick[0] == ["a", "b", "c"]
+
+
+def test_clips_made_with_other_settings_are_replaced_by_force_alone(
+    pipe, quick, write_prompts, tmp_path
+):
+    clips = read_prompts(write_prompts("a", "b", "c"), tmp_path / "out", QUICK)
+    BatchRun(pipe, clips).run()
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     other = read_prompts(
         write_prompts("a", "b", '{"prompt": "c", "steps": 3}'), tmp_path / "out", QUICK
     )
-    report = BatchRun(pipe, other).run()
-    assert report.made == [str(clips[2].path)] and len(report.kept) == 2
+    with pytest.raises(ValueError, match="c-.*wav exists, made with other settings: pass --force"):
+        BatchRun(pipe, other)
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
     assert len(BatchRun(pipe, other, force=True).run().made) == 3
-    assert quick[0] == ["a", "b", "c"]
+    assert BatchRun(pipe, other).report.kept == [str(clip.path) for clip in clips]
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        {"roof.wav": b"a recording"},
+        {"roof.json": b'{"notes": "mine"}'},
+        {"roof.wav": b"a recording", "roof.json": b'{"notes": "mine"}'},
+        {"roof.json": b"[" * 100_000},
+        {"roof.flac": b"another ending of the same name"},
+    ],
+)
+def test_files_that_are_not_of_this_program_are_never_replaced(
+    theirs, force, pipe, quick, write_prompts, tmp_path
+):
+    (tmp_path / "out").mkdir()
+    for name, content in theirs.items():
+        (tmp_path / "out" / name).write_bytes(content)
+    clips = read_prompts(write_prompts("sea", "rain on a roof|roof"), tmp_path / "out", QUICK)
+    with pytest.raises(ValueError, match="roof.* exists, and was not made by this program"):
+        BatchRun(pipe, clips, force=force)
+    assert not quick
+    found = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert found == theirs
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_sound_that_was_changed_since_is_kept(force, pipe, quick, write_prompts, tmp_path):
+    clips = read_prompts(write_prompts("a"), tmp_path / "out", QUICK)
+    BatchRun(pipe, clips).run()
+    clips[0].path.write_bytes(b"edited by hand")
+    other = read_prompts(write_prompts('{"prompt": "a", "steps": 3}'), tmp_path / "out", QUICK)
+    other = [replace(other[0], path=clips[0].path)]
+    with pytest.raises(ValueError, match="has been changed since"):
+        BatchRun(pipe, other, force=force)
+    assert clips[0].path.read_bytes() == b"edited by hand"
+
+
+def test_a_replacement_that_was_killed_between_its_renames_is_finished(
+    pipe, quick, write_prompts, tmp_path
+):
+    clips = read_prompts(write_prompts("a"), tmp_path / "out", QUICK)
+    BatchRun(pipe, clips).run()
+    older = clips[0].path.read_bytes()
+    line = json.dumps({"prompt": "a", "steps": 3, "name": clips[0].path.stem})
+    other = read_prompts(write_prompts(line), tmp_path / "out", QUICK)
+    BatchRun(pipe, other, force=True).run()
+    clips[0].path.write_bytes(older)  # the recipe is renamed first
+    assert BatchRun(pipe, other).run().made == [str(clips[0].path)]
 
 
 def test_a_failed_clip_does_not_stop_the_others(pipe, quick, write_prompts, tmp_path):
     lines = ["a", "b broken", "c", "d"]
     clips = read_prompts(write_prompts(*lines), tmp_path / "out", QUICK)
+    planned, seen = BatchRun(pipe, clips, batch_size=4), []
     clips[3].path.mkdir()  # cannot be written to
-    seen = []
-    report = BatchRun(pipe, clips, batch_size=4).run(seen.append)
+    report = planned.run(seen.append)
     assert report.made == [str(clips[0].path), str(clips[2].path)]
     assert report.failed[str(clips[1].path)] == "RuntimeError: it is broken"
     assert "is a folder" in report.failed[str(clips[3].path)]
@@ -118,14 +177,13 @@ def test_a_clip_of_a_run_is_the_clip_of_a_call(pipe, write_prompts, tmp_path):
 
 def test_the_command_reports_failures_at_the_end_and_makes_the_rest(write_prompts, tmp_path):
     command = ("generate", "--prompts", "prompts.txt", "--out", "out", "--batch-size", "2")
-    (tmp_path / "out" / "a.wav").mkdir(parents=True)
-    write_prompts("rain|a", "sea|c")
+    write_prompts('{"prompt": "rain", "name": "a", "steps": 950}', "sea|c")
     result = run(*command, *COMMAND, cwd=tmp_path)
     assert result.returncode == 1
-    assert "failed: out/a.wav: out/a.wav is a folder" in result.stderr
+    assert "failed: out/a.wav: num_inference_steps 950: must be" in result.stderr
     assert result.stderr.rstrip().endswith("error: 1 of 2 clips failed")
     assert "1 made, 0 there already" in result.stdout and "Traceback" not in result.stderr
-    (tmp_path / "out" / "a.wav").rmdir()
+    write_prompts("rain|a", "sea|c")
     result = run(*command, *COMMAND, cwd=tmp_path)
     assert result.returncode == 0 and "1 made, 1 there already" in result.stdout
     assert "2/2" in result.stderr  # one bar, for what is left to make

@@ -1,6 +1,10 @@
 """All spellings of a checkpoint give one bundle: pickles, half precision, shards, old names."""
 
+import importlib.util
+import json
 import shutil
+import string
+import struct
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Model
 
 from audiolitefocus.checkpoints.convert import convert_checkpoint
+from audiolitefocus.checkpoints.towers import load_tokenizer
 from tests.support.checkpoints import WEIGHTS, digests, linked
 from tests.support.original_layout import original_checkpoint
 
@@ -104,3 +109,75 @@ def test_weight_norm_is_folded(tiny_pipeline, tiny_bundle, tmp_path, spelling):
         load_file(b / "vocoder.safetensors") for b in (tmp_path / "bundle", tiny_bundle)
     )
     torch.testing.assert_close(found, expected)
+
+
+def sentencepiece_model() -> bytes:
+    """A unigram model of single letters, as sentencepiece's ModelProto, byte by byte."""
+
+    def varint(number: int) -> bytes:
+        head = b""
+        while number > 127:
+            head, number = head + bytes([number & 127 | 128]), number >> 7
+        return head + bytes([number])
+
+    def message(field: int, content: bytes) -> bytes:
+        return varint(field << 3 | 2) + varint(len(content)) + content
+
+    def piece(text: str, score: float, kind: int) -> bytes:
+        weight = varint(2 << 3 | 5) + struct.pack("<f", score)
+        return message(1, message(1, text.encode()) + weight + varint(3 << 3) + varint(kind))
+
+    pieces = [piece("<pad>", 0, 3), piece("</s>", 0, 3), piece("<unk>", 0, 2)]
+    pieces += [piece(letter, -2.0, 1) for letter in "▁" + string.ascii_letters]
+    numbers = {3: 1, 40: 2, 41: 2**64 - 1, 42: 1, 43: 0}  # unigram; unk, bos, eos, pad
+    trainer = b"".join(varint(field << 3) + varint(value) for field, value in numbers.items())
+    return b"".join(pieces) + message(2, trainer) + message(3, message(1, b"identity"))
+
+
+@pytest.fixture
+def only_sentencepiece(folder) -> Path:
+    """A source whose T5 tokenizer is a sentencepiece model alone."""
+    place = folder / "tokenizer_2"
+    for path in list(place.iterdir()):
+        path.unlink()
+    (place / "spiece.model").write_bytes(sentencepiece_model())
+    settings = {"tokenizer_class": "T5Tokenizer", "extra_ids": 0, "model_max_length": 32}
+    (place / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def test_a_sentencepiece_model_is_converted_at_conversion(only_sentencepiece, tmp_path):
+    pytest.importorskip("sentencepiece")
+    convert_checkpoint(only_sentencepiece, tmp_path / "bundle", heads="config")
+    assert (tmp_path / "bundle" / "t5" / "tokenizer.json").is_file()
+    (tmp_path / "bundle" / "t5" / "spiece.model").unlink()  # not needed any more
+    ids = load_tokenizer(tmp_path / "bundle", "t5")("ab c")["input_ids"]
+    assert ids == [3, 4, 5, 3, 6, 1]
+
+
+def test_without_sentencepiece_the_package_that_is_missing_is_named(
+    only_sentencepiece, tmp_path, monkeypatch
+):
+    find = importlib.util.find_spec
+    absent = lambda name, *rest: None if name == "sentencepiece" else find(name, *rest)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", absent)
+    with pytest.raises(ValueError, match="tokenizer of t5.*pip install sentencepiece protobuf"):
+        convert_checkpoint(only_sentencepiece, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_vocabulary_and_merges_alone_become_one_file(folder, tiny_bundle, tmp_path):
+    """CLAP's tokenizer in its older form."""
+    place = folder / "tokenizer"
+    whole = json.loads((place / "tokenizer.json").read_text())["model"]
+    (place / "tokenizer.json").unlink()
+    (place / "vocab.json").write_text(json.dumps(whole["vocab"]))
+    (place / "merges.txt").write_text("#version: 0.2\n")
+    convert_checkpoint(folder, tmp_path / "bundle", heads="config")
+    assert (tmp_path / "bundle" / "clap" / "tokenizer.json").is_file()
+    texts = ["rain on a roof", "雨, \t 7"]
+    found, expected = (
+        load_tokenizer(bundle, "clap")(texts)["input_ids"]
+        for bundle in (tmp_path / "bundle", tiny_bundle)
+    )
+    assert found == expected

@@ -1,15 +1,18 @@
 """From what a user names to a bundle: names, folders, the hub, devices and dtypes."""
 
+import errno
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from audiolitefocus import AudioLDM2Pipeline
+from audiolitefocus import AudioLDM2Pipeline, convert_checkpoint
+from audiolitefocus.audio.files import read_sound
 from audiolitefocus.checkpoints.resolve import resolve_bundle
 from audiolitefocus.config import demo_folder
 from audiolitefocus.runtime import choose_device, choose_dtype
+from tests.support.checkpoints import linked
 from tests.support.hub_server import COMMIT, REPO, files_of, fill_cache
 
 
@@ -67,3 +70,46 @@ def test_devices():
             choose_device(wrong)
     with pytest.raises(ValueError, match="not present"):
         choose_device("cuda:63")
+
+
+def test_a_checkpoint_file_is_not_a_model(tmp_path):
+    (tmp_path / "audioldm2.pth").touch()
+    with pytest.raises(ValueError, match="is a file: convert it first: audiolitefocus convert"):
+        resolve_bundle(tmp_path / "audioldm2.pth")
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    "name", ["unet.safetensors", "t5/model.safetensors", "config.json", "clap/config.json"]
+)
+def test_a_git_lfs_pointer_is_called_that(name, tiny_bundle, tmp_path):
+    bundle = linked(tiny_bundle, tmp_path / "bundle")
+    (bundle / name).unlink()
+    (bundle / name).write_bytes(POINTER)
+    with pytest.raises(ValueError, match=f"{name} is a Git LFS pointer.*git lfs pull"):
+        AudioLDM2Pipeline.from_pretrained(bundle, device="cpu").encode_prompt("rain")
+
+
+def test_a_git_lfs_pointer_to_a_pickle_or_a_sound_is_called_that(tmp_path):
+    for name in ("x.pth", "x.wav"):
+        (tmp_path / name).write_bytes(POINTER)
+    with pytest.raises(ValueError, match="x.pth is a Git LFS pointer"):
+        convert_checkpoint(tmp_path / "x.pth", tmp_path / "bundle")
+    with pytest.raises(ValueError, match="x.wav is a Git LFS pointer"):
+        read_sound(tmp_path / "x.wav", 16000)
+
+
+@pytest.mark.parametrize("kind", [errno.EROFS, errno.EACCES, errno.ENOSPC])
+def test_a_cache_that_cannot_be_written_is_explained(kind, tmp_path, diffusers_folder, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(kind, "no", str(tmp_path / "models--x"))
+
+    fill_cache(tmp_path, files_of(diffusers_folder))
+    options = {"cache_dir": tmp_path, "local_files_only": True}
+    for place in ("checkpoints.convert.convert_checkpoint", "checkpoints.hub.snapshot_download"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"audiolitefocus.{place}", refuse)
+            with pytest.raises(OSError, match="cache cannot be written.*models--x.*HF_HOME"):
+                resolve_bundle(REPO, **options)

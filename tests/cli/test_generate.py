@@ -67,9 +67,9 @@ def test_a_file_of_prompts_and_candidates(tmp_path):
     result = run("generate", "--prompts", "prompts.txt", "-o", "clips", *options, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     names = sorted(path.name for path in (tmp_path / "clips").iterdir())
-    stems = ["wet-roof", "wind-in-trees-7"]
+    stems = ["Wet roof", "wind-in-trees-7"]
     assert names == sorted(f"{stem}.{end}" for stem in stems for end in ("json", "wav"))
-    recipe = json.loads((tmp_path / "clips" / "wet-roof.json").read_text())
+    recipe = json.loads((tmp_path / "clips" / "Wet roof.json").read_text())
     assert len(recipe["scores"]) == 2 and recipe["scores"][0] >= recipe["scores"][1]
     assert "best of 2" in result.stdout
 

@@ -1,6 +1,7 @@
 """Conversion of published AudioLDM2 weights into a bundle: `convert_checkpoint`."""
 
 import dataclasses
+import importlib.util
 import os
 import re
 import shutil
@@ -29,11 +30,13 @@ from audiolitefocus.checkpoints.convert.towers import (
 )
 from audiolitefocus.checkpoints.hub import fetch, fetch_files
 from audiolitefocus.checkpoints.tensors import save_tensors
+from audiolitefocus.checkpoints.towers import load_tokenizer
 from audiolitefocus.config import BundleConfig
 from audiolitefocus.runtime import DTYPES
 from audiolitefocus.validation import check_choice
 
 HEADS = ("trained", "config")
+SENTENCEPIECE = {"spiece.model", "tokenizer.model"}
 SPARE_BYTES = 1 << 26  # of disk, for configs and tokenizers
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -95,6 +98,7 @@ def convert_checkpoint(
         plan = (plan_original if place.is_file() else plan_diffusers)(place, heads=heads)
         check_plan(plan)
         copies, missing = _find_tokenizers(plan, tokenizers, hub)
+        _write_tokenizers(folder, copies)
         written = sum(size(file, dtype) for file in plan.files)
         check_room(folder.parent, written + SPARE_BYTES)
         # 2. Note where the weights come from
@@ -111,7 +115,7 @@ def convert_checkpoint(
         }
         # 3. Write
         files = _write_weights(plan, dtype, folder, advance)
-        for file, path in (copies | plan.copies).items():
+        for file, path in plan.copies.items():
             shutil.copyfile(path, folder / file)
         for file, text in plan.documents.items():
             (folder / file).write_text(text, encoding="utf-8")
@@ -171,6 +175,29 @@ def _find_tokenizers(
                 )
         files |= found
     return files, missing
+
+
+def _write_tokenizers(folder: Path, copies: dict[str, Path]) -> None:
+    """Copy tokenizers, and check that they can be loaded without any other package.
+
+    A sentencepiece model alone is written as tokenizer.json too, once, by those who have
+    sentencepiece.
+    """
+    for file, path in copies.items():
+        (folder / file).parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, folder / file)
+    for kind in sorted({Path(file).parts[0] for file in copies}):
+        names = {Path(file).name for file in copies if Path(file).parts[0] == kind}
+        whole = "tokenizer.json" in names
+        if not whole and names & SENTENCEPIECE and not importlib.util.find_spec("sentencepiece"):
+            raise ValueError(
+                f"the tokenizer of {kind} is a sentencepiece model alone: to convert it, first "
+                f"pip install sentencepiece protobuf; or give --tokenizers FOLDER with a "
+                f"tokenizer.json"
+            )
+        tokenizer = load_tokenizer(folder, kind)
+        if not whole:
+            tokenizer.backend_tokenizer.save(str(folder / kind / "tokenizer.json"))
 
 
 def _start_progress(
