@@ -4,6 +4,8 @@ Tan et al., "LiteFocus: Accelerated Diffusion Inference for Long Audio Synthesis
 Shapes and token numbers as in `dense`.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -14,7 +16,14 @@ from audiolitefocus.ops.sdpa import sdpa
 
 
 def litefocus_attention(
-    q: Tensor, k: Tensor, v: Tensor, compensation: Tensor | None = None, *, duplicates: bool = False
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    compensation: Tensor | None = None,
+    *,
+    duplicates: bool = False,
+    weight: float = 0.0,
+    scale: float = 1.0,
 ) -> Tensor:
     """Attention of every token to its frequency row and to the compensation tokens.
 
@@ -23,29 +32,43 @@ def litefocus_attention(
     into the batch, the compensation keys are appended to every row, and one dense call does the
     rest.
 
+    With a weight, which the paper does not have, a sampled key stands for all those that it was
+    drawn from. Of the keys O_i of other rows, C_i = C & O_i are sampled, and
+
+        out_i = (sum_{S_i} e^{s_ij} v_j + w_i sum_{C_i} e^{s_ij} v_j)
+                / (sum_{S_i} e^{s_ij} + w_i sum_{C_i} e^{s_ij}),   w_i = (|O_i| / |C_i|)^weight
+
+    With weight 1, numerator and denominator have dense attention's as their expectations over
+    samples, as every key of O_i is drawn with probability |C_i| / |O_i|. With weight 0 other rows
+    count for less the fewer of their keys are drawn.
+
     Args:
         q, k, v: (b, f, t, h, d).
         compensation: token numbers n = f * T + t. Either (m,), any tokens; or (f, m), entry [i]
-            holding m tokens of row i: then every row gets as many keys as every other, and no mask
-            is needed. None: S_i alone.
+            holding m tokens of row i: then every row gets as many keys as every other. None: S_i
+            alone.
         duplicates: False: the union of the paper, each key once. True: the authors' code, where a
             sampled token of the query's own row enters the softmax twice.
+        weight: of the sampled keys of other rows, from 0, the paper's, to 1. Not with `duplicates`.
+        scale: factor of the scores, beside 1 / sqrt(d).
 
     Returns:
         (b, f, t, h, d).
     """
-    rows, mask = q.shape[1], None
+    rows, bias = q.shape[1], None
     if compensation is not None:
-        index, mask = _appended(compensation, rows, q.shape[2], duplicates)  # f m
+        index, bias = _appended(compensation, rows, q.shape[2], duplicates, weight)  # f m
         k, v = (torch.cat([x, x.flatten(1, 2)[:, index]], dim=2) for x in (k, v))
-        if mask is not None:
-            mask = mask.expand(q.shape[0], rows, -1).flatten(0, 1)[:, None, None]  # (b f) 1 1 keys
+        if bias is not None:
+            bias = bias.to(q.dtype).expand(q.shape[0], rows, -1).flatten(0, 1)[:, None, None]
     q, k, v = (rearrange(x, "b f t h d -> (b f) h t d") for x in (q, k, v))
-    out = sdpa(q, k, v, mask)
+    out = sdpa(q, k, v, bias, scale=scale)
     return rearrange(out, "(b f) h t d -> b f t h d", f=rows)
 
 
-def cross_frequency_attention(q: Tensor, k: Tensor, v: Tensor, compensation: Tensor) -> Tensor:
+def cross_frequency_attention(
+    q: Tensor, k: Tensor, v: Tensor, compensation: Tensor, *, scale: float = 1.0
+) -> Tensor:
     """Attention of every token to the compensation keys C alone: the ablation of Table 2.
 
     Args and result as in `litefocus_attention`; the shape of `compensation` does not matter.
@@ -53,7 +76,7 @@ def cross_frequency_attention(q: Tensor, k: Tensor, v: Tensor, compensation: Ten
     rows = q.shape[1]
     q, k, v = (rearrange(x, "b f t h d -> b h (f t) d") for x in (q, k, v))
     k, v = (x[:, :, compensation.flatten()] for x in (k, v))
-    return rearrange(sdpa(q, k, v), "b h (f t) d -> b f t h d", f=rows)
+    return rearrange(sdpa(q, k, v, scale=scale), "b h (f t) d -> b f t h d", f=rows)
 
 
 def sample_compensation(
@@ -77,14 +100,25 @@ def sample_compensation(
 
 
 def _appended(
-    compensation: Tensor, rows: int, length: int, duplicates: bool
+    compensation: Tensor, rows: int, length: int, duplicates: bool, weight: float
 ) -> tuple[Tensor, Tensor | None]:
-    """Tokens that join each row's keys, (f, m); which keys count, (f, t + m) or None for all."""
+    """Tokens that join each row's keys, (f, m), and what is added to the scores of its keys,
+    (f, t + m): 0 for its own, weight * log(|O| / |C|) for the sample, -inf for no key; None for 0.
+    """
     row = torch.arange(rows, device=compensation.device)[:, None]
+    others = (rows - 1) * length
     if duplicates:
         return compensation.flatten().expand(rows, -1), None
     if compensation.ndim == 2:  # the sampled tokens of all other rows
-        others = (row + torch.arange(1, rows, device=compensation.device)) % rows
-        return compensation[others].flatten(1), None
+        following = (row + torch.arange(1, rows, device=compensation.device)) % rows
+        index = compensation[following].flatten(1)
+        if not weight or not others:
+            return index, None
+        gain = torch.full(index.shape, weight * math.log(others / index.shape[1]))
+        return index, F.pad(gain.to(index.device), (length, 0))
+    # those of a sample that are in other rows: not as many for every row
     index = compensation.expand(rows, -1)
-    return index, F.pad(index // length != row, (length, 0), value=True)
+    elsewhere = index // length != row
+    count = elsewhere.sum(1, keepdim=True).clamp(min=1)
+    gain = torch.where(elsewhere, weight * (max(others, 1) / count).log(), -math.inf)
+    return index, F.pad(gain, (length, 0))

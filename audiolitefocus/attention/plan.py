@@ -36,11 +36,15 @@ def plan_attention(
         return [partial(tome_attention, destinations=d, ratio=settings.ratio) for d in drawn]
     sampled = sample_compensation(settings, rows, length, calls, generator)
     if sampled is None:
-        return [litefocus_attention] * calls
+        return [partial(litefocus_attention, scale=settings.scale)] * calls
     sampled = sampled.to(device, non_blocking=True)
     if not settings.same_frequency:
-        return [partial(cross_frequency_attention, compensation=tokens) for tokens in sampled]
-    return [
-        partial(litefocus_attention, compensation=tokens, duplicates=settings.duplicates)
-        for tokens in sampled
-    ]
+        attend = partial(cross_frequency_attention, scale=settings.scale)
+    else:
+        attend = partial(
+            litefocus_attention,
+            duplicates=settings.duplicates,
+            weight=settings.weight,
+            scale=settings.scale,
+        )
+    return [partial(attend, compensation=tokens) for tokens in sampled]

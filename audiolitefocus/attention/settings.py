@@ -34,9 +34,13 @@ class LiteFocus:
         uniform: sample all N tokens alike, as equation (6) of the paper; otherwise the same number
             from every row, which needs no mask and is a tenth faster.
         duplicates: count a sampled key of the query's own row twice, as the authors' code does.
+        weight: how far a sampled key stands for those that it was drawn from: 0 not at all, as in
+            the paper, 1 so that other rows count for as much as in dense attention.
+        scale: factor of the scores. Above 1, sharper: for more keys than in training.
 
     Raises:
-        ValueError: settings that leave nothing to attend to, or a ratio outside of [0, 1].
+        ValueError: settings that leave nothing to attend to or exclude each other, or a number out
+            of bounds.
     """
 
     same_frequency: bool = True
@@ -46,6 +50,8 @@ class LiteFocus:
     seed: int = 0
     uniform: bool = False
     duplicates: bool = False
+    weight: float = 0.0
+    scale: float = 1.0
 
     def __post_init__(self):
         if not (self.same_frequency or self.cross_frequency):
@@ -54,6 +60,12 @@ class LiteFocus:
             raise ValueError(f"sparse_ratio {self.sparse_ratio!r}: must lie in [0, 1]")
         if not self.same_frequency and self.sparse_ratio == 0:
             raise ValueError("sparse_ratio 0 without same_frequency: no key is left")
+        if not 0 <= self.weight <= 1:
+            raise ValueError(f"weight {self.weight!r}: must lie in [0, 1]")
+        if self.weight and (self.duplicates or not self.same_frequency):
+            raise ValueError("weight needs the query's own row, and each of its keys once")
+        if not 0 < self.scale <= 10:
+            raise ValueError(f"scale {self.scale!r}: must lie above 0, at most 10")
 
     @classmethod
     def for_duration(

@@ -24,10 +24,13 @@ from audiolitefocus.attention.litefocus import (
 from audiolitefocus.attention.plan import Attend, plan_attention
 from audiolitefocus.attention.settings import LiteFocus, TokenMerging
 from scripts.benchmark.written_out import authors_attention, naive_attention
+from tests.support.compare import seeded
 from tests.support.reference import FREQUENCY_MAJOR, brute_force_attention, multiplicity
 
 # Share of the largest output. float32 rounds at 6e-8; a softmax over some hundred keys adds a few.
 FLOAT32 = 1e-5
+# Two in a million independent means lie further than this many standard errors from the truth.
+DEVIATIONS = 4.75
 # A half-precision variant may be off by twice what plain attention of that precision is off by.
 HALF = 2.0
 
@@ -36,6 +39,8 @@ shapes = st.tuples(
     st.integers(1, 3), st.integers(1, 8), st.integers(1, 20), st.integers(1, 3), st.integers(1, 16)
 )
 ratios = st.one_of(st.sampled_from([0.0, 0.1, 1.0]), st.floats(0, 1))
+weights = st.one_of(st.sampled_from([0.0, 0.5, 1.0]), st.floats(0, 1))
+scales = st.sampled_from([1.0, 0.8, 1.2])
 seeds = st.integers(0, 2**31)
 
 
@@ -65,14 +70,16 @@ def assert_near(out: Tensor, expected: Tensor, tolerance: float = FLOAT32):
 
 
 @many
-@given(shapes, ratios, seeds, st.booleans(), st.booleans())
-def test_litefocus_is_a_masked_softmax_over_all_keys(shape, ratio, seed, uniform, duplicates):
+@given(shapes, ratios, seeds, st.booleans(), st.one_of(weights, st.just("duplicates")), scales)
+def test_litefocus_is_a_masked_softmax_over_all_keys(shape, ratio, seed, uniform, weight, scale):
     q, k, v = qkv(shape, seed)
-    lite = LiteFocus(sparse_ratio=ratio, uniform=uniform, duplicates=duplicates)
+    counted = {"duplicates": True} if weight == "duplicates" else {"weight": weight}
+    lite = LiteFocus(sparse_ratio=ratio, uniform=uniform, scale=scale, **counted)
     sampled = draw(lite, shape, seed)
-    count = multiplicity(*shape[1:3], sampled, same_frequency=True, duplicates=duplicates)
+    counted = {"duplicates": False, **counted}
+    count = multiplicity(*shape[1:3], sampled, same_frequency=True, **counted)
     out = planned(lite, shape, seed)(q, k, v)
-    assert_near(out, brute_force_attention(q, k, v, count))
+    assert_near(out, brute_force_attention(q, k, v, count, scale))
 
 
 @many
@@ -106,13 +113,42 @@ def test_dense_is_the_naive_softmax(shape, seed):
 
 
 @many
-@given(shapes, seeds, st.booleans())
-def test_ratio_one_is_dense(shape, seed, uniform):
+@given(shapes, seeds, st.booleans(), weights)
+def test_ratio_one_is_dense(shape, seed, uniform, weight):
     q, k, v = qkv(shape, seed)
     everything = draw(LiteFocus(sparse_ratio=1.0, uniform=uniform), shape, seed)
     dense = dense_attention(q, k, v)
-    assert_near(litefocus_attention(q, k, v, everything), dense)
+    assert_near(litefocus_attention(q, k, v, everything, weight=weight), dense)
     assert_near(cross_frequency_attention(q, k, v, everything), dense)
+
+
+@pytest.mark.parametrize("uniform", [False, True])
+def test_with_weight_1_numerator_and_denominator_are_unbiased(uniform):
+    """Over samples, those of the softmax have dense attention's as their means.
+
+    With a unit matrix as values, the result is the softmax, (n, n). Its own key enters that of a
+    query with weight one, whatever is sampled: so e ^ s_ii over its share is the denominator.
+    """
+    rows, length, draws = 3, 6, 4000
+    q, k = torch.randn(2, 1, rows, length, 1, 4, generator=seeded(), dtype=torch.float64)
+    v = torch.eye(rows * length, dtype=torch.float64).view(1, rows, length, 1, -1)
+    scores = torch.einsum("bfthd,bxyhd->ftxy", q, k).flatten(2).flatten(0, 1) / 2
+    dense = scores.exp()  # n n: numerators of v = 1 at one key; their sum is the denominator
+    lite = LiteFocus(sparse_ratio=0.5, uniform=uniform, weight=1.0)
+    sampled = sample_compensation(lite, rows, length, draws, seeded(1))
+    found = []
+    for tokens in sampled:
+        out = litefocus_attention(q, k, v, tokens, weight=1.0).view(rows * length, -1)
+        found.append(out / out.diagonal()[:, None] * dense.diagonal()[:, None])
+    numerators = torch.stack(found)
+    denominators = numerators.sum(-1)
+    for estimate, truth in ((numerators, dense), (denominators, dense.sum(-1))):
+        error = (estimate.mean(0) - truth) / (estimate.std(0) / draws**0.5).clamp(min=1e-12)
+        assert error.abs().max() < DEVIATIONS
+    # without the weight, other rows count for half of what they do
+    bare = litefocus_attention(q, k, v, sampled[0]).view(rows * length, -1)
+    bare = bare / bare.diagonal()[:, None] * dense.diagonal()[:, None]
+    assert (bare.sum(-1) < 0.8 * dense.sum(-1)).any()
 
 
 def test_ratio_one_with_duplicates_is_not_dense():
@@ -135,16 +171,18 @@ def test_without_compensation_every_row_attends_to_itself(off, uniform):
 @pytest.mark.parametrize("uniform", [False, True])
 @pytest.mark.parametrize("duplicates", [False, True])
 @pytest.mark.parametrize("ratio", [0.0, 0.1, 1.0])
-def test_half_precision_is_as_good_as_plain_attention(dtype, uniform, duplicates, ratio):
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_half_precision_is_as_good_as_plain_attention(dtype, uniform, duplicates, ratio, weight):
     q, k, v = qkv(shape := (2, 8, 40, 4, 32), dtype=dtype)
     sampled = draw(LiteFocus(sparse_ratio=ratio, uniform=uniform), shape)
-    count = multiplicity(8, 40, sampled, same_frequency=True, duplicates=duplicates)
+    counted = {"duplicates": duplicates, "weight": 0.0 if duplicates else weight}
+    count = multiplicity(8, 40, sampled, same_frequency=True, **counted)
     exact = brute_force_attention(q, k, v, count)
     plain = F.scaled_dot_product_attention(
         *(rearrange(x, FREQUENCY_MAJOR) for x in (q, k, v)), attn_mask=count.log().to(dtype)
     )
     plain = rearrange(plain, "b h (f t) d -> b f t h d", f=8)
-    out = litefocus_attention(q, k, v, sampled, duplicates=duplicates)
+    out = litefocus_attention(q, k, v, sampled, **counted)
     assert out.dtype == dtype
     assert (out - exact).abs().max() <= HALF * (plain - exact).abs().max()
 
@@ -153,7 +191,9 @@ VARIANTS = {
     "dense": None,
     "row only": LiteFocus(cross_frequency=False),
     "litefocus": LiteFocus(),
+    "weighted": LiteFocus(weight=1.0),
     "uniform": LiteFocus(uniform=True),
+    "uniform, weighted": LiteFocus(uniform=True, weight=1.0),
     "duplicates": LiteFocus(duplicates=True),
     "cross-frequency": LiteFocus(same_frequency=False),
     "tome": TokenMerging(),
@@ -234,3 +274,20 @@ def test_settings_that_leave_no_key_are_refused():
         LiteFocus(same_frequency=False, cross_frequency=False)
     with pytest.raises(ValueError, match="sparse_ratio 0"):
         LiteFocus(same_frequency=False, sparse_ratio=0)
+
+
+@pytest.mark.parametrize(
+    "changes, match",
+    [
+        ({"weight": 1.5}, "weight 1.5"),
+        ({"weight": -0.1}, "weight -0.1"),
+        ({"weight": math.nan}, "weight nan"),
+        ({"weight": 1.0, "duplicates": True}, "each of its keys once"),
+        ({"weight": 1.0, "same_frequency": False}, "own row"),
+        ({"scale": 0.0}, "scale 0.0"),
+        ({"scale": math.inf}, "scale inf"),
+    ],
+)
+def test_weights_and_scales_that_mean_nothing_are_refused(changes, match):
+    with pytest.raises(ValueError, match=match):
+        LiteFocus(**changes)
