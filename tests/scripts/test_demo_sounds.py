@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from audiolitefocus import AudioLDM2Pipeline, LiteFocus
-from tests.support.recognise import SILENCE, VERDICTS, beat, flatness, glide, rms, tone
+from scripts.evaluate.recognise import SILENCE, VERDICTS, beat, flatness, glide, rms, tone
 
 TRAINED = 2.56  # seconds
 ATTENTIONS = {"dense": "dense", "litefocus": LiteFocus(sparse_ratio=0.1)}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from scripts.demo.world import sounds
-from tests.support.recognise import VERDICTS, beat, flatness, glide, power_spectra, tone
+from scripts.evaluate.recognise import VERDICTS, beat, flatness, glide, power_spectra, tone
 
 # Of each caption: the family, and what is said of it.
 MEANT = {
