@@ -23,6 +23,8 @@ SOUND_RATES = (4000, 384000)  # of files that are read
 BLOCK_SAMPLES = 1 << 16  # read at a time
 UNKNOWN_FRAMES = 1 << 62  # libsndfile's length of a stream that does not say it
 MP3_SLACK = 2 * 1152  # samples: two frames, by which its length may be an estimate
+MP3_KBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)  # a second, MPEG 1
+MP3_LOW_KBITS = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)  # MPEG 2
 STREAMED_BYTES = 0x7FFFF000  # sizes from here on were written before the size was known
 WHOLE_FILE = ("RIFF", "FORM", "RF64")  # chunks whose size says nothing of the samples
 LARGEST_PAGE = 27 + 255 + 255 * 255  # bytes, of Ogg
@@ -128,8 +130,13 @@ def _opened(source: str | os.PathLike[str] | BinaryIO) -> Iterator[tuple[str, so
             yield name, file
     except (soundfile.LibsndfileError, TypeError) as error:
         raise ValueError(f"{name} cannot be read as a sound file: {error}") from None
-    if file.format == "OGG" and not _has_last_page(source):
+    if file.format == "OGG" and not _has_last_page(_tail(source)):
         raise ValueError(f"{name} is cut short: the last page of its stream is missing")
+    if file.format == "MP3" and _mp3_samples(_tail(source, None)) > file.frames + 2 * MP3_SLACK:
+        raise ValueError(
+            f"{name} does not say its length, and only {file.frames} samples can be read: convert "
+            f"it to another format first"
+        )
 
 
 def _blocks(name: str, file: soundfile.SoundFile) -> Iterator[np.ndarray]:
@@ -188,17 +195,45 @@ def _check_log(name: str, log: str) -> None:
             raise ValueError(f"{name} is cut short: {there} of {said} bytes")
 
 
-def _has_last_page(source: str | os.PathLike[str] | BinaryIO) -> bool:
-    """True if an Ogg file ends with a whole page that says it is the last (RFC 3533, 6)."""
+def _tail(source: str | os.PathLike[str] | BinaryIO, size: int | None = 2 * LARGEST_PAGE) -> bytes:
+    """The last bytes of a file; None for all."""
     if isinstance(source, (str, os.PathLike)):
         with open(source, "rb") as file:
-            return _has_last_page(file)
-    size = source.seek(0, os.SEEK_END)
-    source.seek(max(0, size - 2 * LARGEST_PAGE))
-    end = source.read()
+            return _tail(file, size)
+    end = source.seek(0, os.SEEK_END)
+    source.seek(0 if size is None else max(0, end - size))
+    return source.read()
+
+
+def _has_last_page(end: bytes) -> bool:
+    """True if an Ogg file ends with a whole page that says it is the last (RFC 3533, 6)."""
     start = end.rfind(b"OggS")
     page = end[start:] if start >= 0 else b""
     if len(page) < 27 or not page[5] & 4:
         return False
     segments = page[26]
     return len(page) >= 27 + segments + sum(page[27 : 27 + segments])
+
+
+def _mp3_samples(content: bytes) -> int:
+    """Samples of an MP3, by its frames (ISO 11172-3, 2.4.1.3): a decoder estimates them where no
+    header says how many there are.
+    """
+    place, samples = content.find(b"\xff"), 0
+    while 0 <= place < len(content) - 4:
+        head = int.from_bytes(content[place : place + 4], "big")
+        version, layer, rate, speed = (
+            head >> 19 & 3,
+            head >> 17 & 3,
+            head >> 12 & 15,
+            head >> 10 & 3,
+        )
+        if head >> 21 != 0x7FF or version == 1 or layer != 1 or rate in (0, 15) or speed == 3:
+            place = content.find(b"\xff", place + 1)  # no frame: a tag, or damage
+            continue
+        first, halves = version == 3, {3: 0, 2: 1, 0: 2}[version]  # MPEG 1, 2 and 2.5
+        kbits = (MP3_KBITS if first else MP3_LOW_KBITS)[rate - 1]
+        hertz = (44100, 48000, 32000)[speed] >> halves
+        place += (144 if first else 72) * 1000 * kbits // hertz + (head >> 9 & 1)
+        samples += 1152 if first else 576
+    return samples

@@ -102,11 +102,8 @@ def plan(prompt: str, path: Path | None, options: GenerationOptions, *, force: b
 
 
 def existing(path: Path) -> list[Path]:
-    """The files that are there of a clip: its sound, one of the same name with another ending,
-    whose recipe would be the same, and its recipe.
-    """
-    files = [path, *(path.with_suffix(suffix) for suffix in SOUND_SUFFIXES)]
-    return [file for file in dict.fromkeys([*files, recipe_path(path)]) if os.path.lexists(file)]
+    """Those of a clip's two files, sound and recipe, that are there."""
+    return [file for file in (path, recipe_path(path)) if os.path.lexists(file)]
 
 
 def recipe_path(path: Path) -> Path:
@@ -116,7 +113,10 @@ def recipe_path(path: Path) -> Path:
 
 def _is_left_over(path: Path) -> bool:
     """True if only a recipe is there: it is renamed first, and the process was killed then."""
-    return existing(path) == [recipe_path(path)] and _is_ours(read_recipe(recipe_path(path)))
+    recipe = recipe_path(path)
+    sounds = [path.with_suffix(suffix) for suffix in SOUND_SUFFIXES]  # it may be of another one
+    alone = existing(path) == [recipe] and not any(map(os.path.lexists, sounds))
+    return alone and _is_ours(read_recipe(recipe))
 
 
 def _is_ours(found: dict) -> bool:
@@ -144,8 +144,7 @@ def check_replaceable(pipe: AudioLDM2Pipeline, clip: ClipRequest, *, force: bool
     taken, found = existing(clip.path), read_recipe(recipe_path(clip.path))
     if not taken or _is_left_over(clip.path):
         return
-    alone = set(taken) <= {clip.path, recipe_path(clip.path)}
-    if alone and _is_ours(found):
+    if clip.path in taken and _is_ours(found):
         if found["sha256"] != sha256(clip.path):
             if _is_recipe_of(pipe, clip, found):  # renamed first, and killed before the sound was
                 return

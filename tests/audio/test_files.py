@@ -215,6 +215,25 @@ def test_a_stream_of_unknown_length_is_read_to_its_end(compressed, tmp_path):
     assert torch.equal(found, known)
 
 
+def test_an_mp3_without_its_length_is_read_whole_or_refused(tmp_path):
+    """Frames of many sizes, and the first, which says how many there are, gone."""
+    time = np.arange(30 * 16000) / 16000
+    noise = np.random.default_rng(0).standard_normal(len(time))
+    sound = 0.3 * np.sin(2 * np.pi * 440 * time) * (time < 5) + 0.2 * noise * (time > 20)
+    file = io.BytesIO()
+    soundfile.write(file, sound, 16000, format="MP3", bitrate_mode="VARIABLE")
+    content = file.getvalue()
+    assert len(read_sound(io.BytesIO(content), 16000)) == len(time)
+    second = content.index(content[:2], 4)
+    bare = content[second:]
+    assert b"Xing" not in bare and b"Info" not in bare
+    try:
+        found = len(read_sound(io.BytesIO(bare), 16000))
+        assert abs(found - len(time)) < 4 * 1152
+    except ValueError as error:
+        assert "does not say its length" in str(error)
+
+
 def wav(body: bytes, *, riff: int, data: int, width: int = 2, channels: int = 1) -> bytes:
     """A WAV file whose header says what it is told."""
     align = width * channels

@@ -83,7 +83,7 @@ def test_clips_made_with_other_settings_are_replaced_by_force_alone(
         {"roof.json": b'{"notes": "mine"}'},
         {"roof.wav": b"a recording", "roof.json": b'{"notes": "mine"}'},
         {"roof.json": b"[" * 100_000},
-        {"roof.flac": b"another ending of the same name"},
+        {"roof.json": b'{"prompt": "x", "sha256": "y", "versions": {}}', "roof.flac": b"its sound"},
     ],
 )
 def test_files_that_are_not_of_this_program_are_never_replaced(
@@ -118,7 +118,7 @@ def test_a_replacement_that_was_killed_between_its_renames_is_finished(
     clips = read_prompts(write_prompts("a"), tmp_path / "out", QUICK)
     BatchRun(pipe, clips).run()
     older = clips[0].path.read_bytes()
-    line = json.dumps({"prompt": "a", "steps": 3, "name": clips[0].path.stem})
+    line = json.dumps({"prompt": "a", "steps": 3, "seed": 5, "name": clips[0].path.stem})
     other = read_prompts(write_prompts(line), tmp_path / "out", QUICK)
     BatchRun(pipe, other, force=True).run()
     clips[0].path.write_bytes(older)  # the recipe is renamed first

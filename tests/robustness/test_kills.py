@@ -64,7 +64,7 @@ def test_a_sound_whose_json_is_of_another_one_is_made_again(tmp_path):
     command = ("generate", "--prompts", "prompts", "-o", ".", *QUICK)
     assert run(*command, cwd=tmp_path).returncode == 0
     first = sha256(tmp_path / "x.wav")
-    kill_after(1, lambda: run(*command, "--seed", "8", cwd=tmp_path))
+    kill_after(1, lambda: run(*command, "--seed", "8", "--force", cwd=tmp_path))
     assert sha256(tmp_path / "x.wav") == first and not described(tmp_path / "x.wav")
     again = run(*command, "--seed", "8", cwd=tmp_path)
     assert "1 made, 0 there already" in again.stdout and described(tmp_path / "x.wav")

@@ -98,9 +98,9 @@ def convert_checkpoint(
         plan = (plan_original if place.is_file() else plan_diffusers)(place, heads=heads)
         check_plan(plan)
         copies, missing = _find_tokenizers(plan, tokenizers, hub)
-        _write_tokenizers(folder, copies)
         written = sum(size(file, dtype) for file in plan.files)
         check_room(folder.parent, written + SPARE_BYTES)
+        _write_tokenizers(folder, copies)
         # 2. Note where the weights come from
         advance = _start_progress(progress, plan, written)
         digests = {n: sha256(p, partial(advance, f"check {n}")) for n, p in plan.read.items()}
@@ -116,7 +116,7 @@ def convert_checkpoint(
         # 3. Write
         files = _write_weights(plan, dtype, folder, advance)
         for file, path in plan.copies.items():
-            shutil.copyfile(path, folder / file)
+            _copy(path, folder / file)
         for file, text in plan.documents.items():
             (folder / file).write_text(text, encoding="utf-8")
         config = dataclasses.replace(plan.config, name=name, provenance=provenance, files=files)
@@ -184,8 +184,7 @@ def _write_tokenizers(folder: Path, copies: dict[str, Path]) -> None:
     sentencepiece.
     """
     for file, path in copies.items():
-        (folder / file).parent.mkdir(exist_ok=True)
-        shutil.copyfile(path, folder / file)
+        _copy(path, folder / file)
     for kind in sorted({Path(file).parts[0] for file in copies}):
         names = {Path(file).name for file in copies if Path(file).parts[0] == kind}
         whole = "tokenizer.json" in names
@@ -198,6 +197,14 @@ def _write_tokenizers(folder: Path, copies: dict[str, Path]) -> None:
         tokenizer = load_tokenizer(folder, kind)
         if not whole:
             tokenizer.backend_tokenizer.save(str(folder / kind / "tokenizer.json"))
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(source, target)
+    except OSError as error:  # which need not say where
+        raise OSError(f"{target} cannot be written: {error.strerror or error}") from None
 
 
 def _start_progress(
