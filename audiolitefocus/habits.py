@@ -38,7 +38,7 @@ ATTRIBUTES = {
 
 
 def refuse(names: Iterable[str], advice: dict[str, str], function: str) -> None:
-    """Raise TypeError for the first of these arguments, which `function` does not have."""
+    """Raise ValueError for the first of these arguments, which `function` does not have."""
     for name in names:
         hint = f": {advice[name]}" if name in advice else ""
-        raise TypeError(f"{function} has no argument {name!r}{hint}")
+        raise ValueError(f"{function} has no argument {name!r}{hint}")

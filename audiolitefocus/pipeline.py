@@ -241,8 +241,7 @@ class AudioLDM2Pipeline:
             on_block: called as on_block(done, total) while a long clip is decoded in tiles.
 
         Raises:
-            ValueError, TypeError: an invalid argument, before any work.
-            ValueError: latents that are not finite.
+            ValueError: an invalid argument, before any work; or latents that are not finite.
             MemoryError: one clip does not fit; the message says what would help.
         """
         # 1. Check everything before any work

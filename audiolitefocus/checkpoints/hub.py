@@ -82,7 +82,7 @@ def wanted(names: Sequence[str], components: Sequence[str]) -> list[str]:
     chosen = []
     for component in components:
         inside = [path.name for path in paths if str(path.parent) == component]
-        weights = [] if component in WITHOUT_WEIGHTS else _weights(inside)
+        weights = [] if component in WITHOUT_WEIGHTS else preferred_weights(inside)
         if component not in WITHOUT_WEIGHTS and not (weights and "config.json" in inside):
             raise ValueError(f"{component}/ lacks config.json or weights (safetensors or .bin)")
         settings = [name for name in inside if name.endswith(SETTINGS) and ".index." not in name]
@@ -90,7 +90,7 @@ def wanted(names: Sequence[str], components: Sequence[str]) -> list[str]:
     return chosen
 
 
-def _weights(names: Sequence[str]) -> list[str]:
+def preferred_weights(names: Sequence[str]) -> list[str]:
     """The preferred set of weights among a folder's files: one file, or an index and its shards."""
     for (kind, variant), stem in itertools.product(PREFERENCE, STEMS):
         single, index = f"{stem}{variant}.{kind}", f"{stem}.{kind}.index{variant}.json"

@@ -3,7 +3,6 @@
 Tensors are read when they are first used. Code in PyTorch's pickles is refused.
 """
 
-import itertools
 import re
 import zipfile
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from audiolitefocus.checkpoints.hub import PREFERENCE, STEMS
+from audiolitefocus.checkpoints.hub import STEMS, preferred_weights
 from audiolitefocus.checkpoints.tensors import open_safetensors
 from audiolitefocus.validation import check_not_pointer, read_json
 
@@ -65,17 +64,15 @@ def read_component(folder: Path) -> tuple[dict[str, Tensor], list[Path]]:
 
     Preferred are safetensors to .bin, full precision to half, one file to shards.
     """
-    for (kind, variant), stem in itertools.product(PREFERENCE, STEMS):
-        path = folder / f"{stem}{variant}.{kind}"
-        index = folder / f"{stem}.{kind}.index{variant}.json"
-        if path.is_file():
-            return read_tensors(path), [path]
-        if index.is_file():
-            return _read_shards(index)
-    raise ValueError(
-        f"{folder} has no weights: expected {STEMS[0]}.safetensors, {STEMS[1]}.safetensors, their "
-        f".fp16 variants, shards with an index, or .bin"
-    )
+    present = folder.iterdir() if folder.is_dir() else ()
+    chosen = preferred_weights(sorted(path.name for path in present if path.is_file()))
+    if not chosen:
+        raise ValueError(
+            f"{folder} has no weights: expected {STEMS[0]}.safetensors, {STEMS[1]}.safetensors, "
+            f"their .fp16 variants, shards with an index, or .bin"
+        )
+    path = folder / chosen[0]
+    return _read_shards(path) if path.suffix == ".json" else (read_tensors(path), [path])
 
 
 def _read_shards(index: Path) -> tuple[dict[str, Tensor], list[Path]]:
