@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 import sys
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
@@ -31,7 +30,7 @@ def run(*arguments: str | Path, cwd: Path) -> Result:
     out, err, shown = io.StringIO(), io.StringIO(), warnings.showwarning
     before, sys.argv = sys.argv, ["audiolitefocus", *map(str, arguments)]
     try:
-        with working_in(cwd), redirect_stdout(out), redirect_stderr(err):
+        with contextlib.chdir(cwd), redirect_stdout(out), redirect_stderr(err):
             warnings.simplefilter("always")
             cli.main()
     except SystemExit as stop:
@@ -39,17 +38,6 @@ def run(*arguments: str | Path, cwd: Path) -> Result:
     finally:
         sys.argv, warnings.showwarning = before, shown
     raise AssertionError("main() returned without an exit status")
-
-
-@contextlib.contextmanager
-def working_in(folder: Path):
-    """`contextlib.chdir`, which Python 3.10 does not have."""
-    before = os.getcwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
 
 
 def assert_failed(result: Result, *words: str, status: int | None = None) -> None:
