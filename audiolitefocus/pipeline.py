@@ -346,9 +346,12 @@ class AudioLDM2Pipeline:
         """ "dense" or settings for a clip of this length; what "auto" means is decided here."""
         if attention != "auto":
             return self.unet.check_attention(attention)
-        if seconds <= self.config.trained_seconds:
+        trained = self.config.trained_seconds
+        if seconds <= trained:
             return "dense"
-        return LiteFocus.for_duration(seconds, trained_seconds=self.config.trained_seconds)
+        return LiteFocus.for_duration(
+            seconds, trained_seconds=trained, rule=self.config.attention_rule
+        )
 
     def compile(self, mode: str | None = None, *, backend: str = "inductor") -> "AudioLDM2Pipeline":
         """Compile the UNet with torch.compile.

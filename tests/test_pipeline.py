@@ -100,7 +100,11 @@ def test_windows_count_by_their_length(pipe):
 def test_auto_attention_is_dense_up_to_the_trained_length(pipe):
     assert pipe.choose_attention("auto", pipe.config.trained_seconds) == "dense"
     longer = pipe.choose_attention("auto", 2 * pipe.config.trained_seconds)
-    assert longer == LiteFocus(sparse_ratio=0.1)
+    assert longer == LiteFocus.for_duration(
+        2 * pipe.config.trained_seconds,
+        trained_seconds=pipe.config.trained_seconds,
+        rule=pipe.config.attention_rule,
+    )
     assert pipe.choose_attention("tome", 100.0) == TokenMerging()
 
 

@@ -8,10 +8,13 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-# Limits of the length rule in `LiteFocus.for_duration`: in trained lengths, and in seconds.
-FULL_RATIO_LENGTHS, LEVEL_2_SECONDS, LEVEL_3_SECONDS = 8, 40.96, 163.84
+from audiolitefocus.config import AttentionRule
+
+# Clip lengths from which on `LiteFocus.for_duration` takes in another level.
+LEVEL_2_SECONDS, LEVEL_3_SECONDS = 40.96, 163.84
 
 MAX_LEVELS = 8  # of any UNet
+PAPERS_RULE = AttentionRule()
 
 GRAMMAR = (
     "auto, dense, tome, litefocus, litefocus:RATIO, litefocus:RATIO:levels=1-3 or "
@@ -69,29 +72,35 @@ class LiteFocus:
 
     @classmethod
     def for_duration(
-        cls, seconds: float, *, trained_seconds: float = 10.24, seed: int = 0
+        cls,
+        seconds: float,
+        *,
+        trained_seconds: float = 10.24,
+        rule: AttentionRule = PAPERS_RULE,
+        seed: int = 0,
     ) -> "LiteFocus":
         """The length rule behind `attention="auto"` for clips beyond the trained length.
 
-        The ratio is the paper's 0.1 as far as it has been measured, up to eight trained lengths
-        (82 s), and falls as 1 / length beyond. At 80 s the paper has 0.1 better than dense by every
-        measure (Table 1), and FAD a little better without compensation (6.24 against 6.56, Table
-        3); but on the demo model at eight lengths KL is worse than dense by 0.46 nats at a ratio of
-        0.05 and by 0.53 at 0, and not at 0.1 (weights/demo/README.md).
+        How many keys to sample and how to weigh them is a property of the model (`rule`). A level
+        joins where its dense attention takes longer than the rest of its transformers, which the
+        number of tokens over channels decides: level 1 at once, level 2 beyond 41 s (45 ms against
+        27 ms a layer there, bfloat16 on two CPU cores), level 3 and the middle beyond 164 s (72 ms
+        against 40 ms).
 
-        A level joins where its dense attention takes longer than the rest of its transformers,
-        which the number of tokens over channels decides: level 1 at once, level 2 beyond 41 s
-        (45 ms against 27 ms a layer there, bfloat16 on two CPU cores), level 3 and the middle
-        beyond 164 s (72 ms against 40 ms). On the demo model that costs nothing that is measured.
+        Args:
+            seconds: of the clip.
+            trained_seconds, rule: a bundle's `BundleConfig` has them; audioldm2's by default.
+            seed: of the sampling.
 
         Raises:
             ValueError: `seconds` that are not positive.
         """
         if not seconds > 0:
             raise ValueError(f"seconds {seconds!r}: must be positive")
-        ratio = 0.1 * min(1.0, FULL_RATIO_LENGTHS * trained_seconds / seconds)
+        ratio = rule.sparse_ratio * min(1.0, rule.lengths * trained_seconds / seconds)
         deepest = 1 + (seconds > LEVEL_2_SECONDS) + (seconds > LEVEL_3_SECONDS)
-        return cls(sparse_ratio=ratio, levels=tuple(range(1, deepest + 1)), seed=seed)
+        levels = tuple(range(1, deepest + 1))
+        return cls(sparse_ratio=ratio, levels=levels, seed=seed, weight=rule.weight)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ gpt2/ in transformers' layout with their tokenizers.
 import hashlib
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import nn
 
 from audiolitefocus.checkpoints.limits import make_config
 from audiolitefocus.checkpoints.tensors import check_tensors, open_safetensors
-from audiolitefocus.config import FORMAT_VERSION, BundleConfig, demo_folder
+from audiolitefocus.config import FORMAT_VERSION, AttentionRule, BundleConfig, demo_folder
 from audiolitefocus.models.layers import to_channels_last
 from audiolitefocus.models.text_encoder import Projection
 from audiolitefocus.models.unet import UNet
@@ -51,6 +52,7 @@ def load_config(folder: str | os.PathLike) -> BundleConfig:
         raise ValueError(
             f"{path}: format {shown(version)}: this version reads {FORMAT_VERSION}; convert again"
         )
+    data.setdefault("attention_rule", asdict(AttentionRule()))  # older bundles have none
     return make_config(BundleConfig, data, f"{path}: config")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from audiolitefocus.config import (
     CONTEXTS,
+    AttentionRule,
     BundleConfig,
     ProjectionConfig,
     ScheduleConfig,
@@ -45,6 +46,10 @@ BOUNDS: dict[type, dict[str, Number]] = {
     ScheduleConfig: {
         "train_steps": Number(1, 10**5, whole=True),
         **dict.fromkeys(("beta_start", "beta_end"), Number(1e-8, 0.999)),
+    },
+    AttentionRule: {
+        **dict.fromkeys(("sparse_ratio", "weight"), Number(0.0, 1.0)),
+        "lengths": Number(1.0, 1e6),
     },
     BundleConfig: {"trained_seconds": Number(0.01, MAX_SECONDS)},
 }

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from audiolitefocus.attention.litefocus import sample_compensation
 from audiolitefocus.attention.settings import LiteFocus, TokenMerging
 from audiolitefocus.attention.token_merging import sample_destinations
+from audiolitefocus.config import AttentionRule
 from tests.support.compare import seeded
 
 many = settings(max_examples=60, deadline=None, derandomize=True)
@@ -103,6 +104,13 @@ def test_longer_clips_get_sparser_and_more_levels():
     assert ratios[-1] == pytest.approx(0.1 * 8 * 10.24 / 640)
     assert levels == sorted(levels) and rule[0].levels == (1,)
     assert all(lite.seed == 5 for lite in rule)
+
+
+def test_a_model_has_its_own_rule():
+    rule = AttentionRule(sparse_ratio=0.2, weight=1.0, lengths=1.0)
+    longer = [LiteFocus.for_duration(2.56 * n, trained_seconds=2.56, rule=rule) for n in (2, 8)]
+    assert [lite.sparse_ratio for lite in longer] == [0.1, 0.025]  # as many keys
+    assert all(lite.weight == 1.0 for lite in longer)
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan")])

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,18 @@ import pytest
 from audiolitefocus.checkpoints.bundle import load_config
 from audiolitefocus.checkpoints.limits import check_config, make_config
 from audiolitefocus.checkpoints.towers import transformers_config
-from audiolitefocus.config import BundleConfig, UNetConfig, VAEConfig, VocoderConfig, demo_folder
+from audiolitefocus.config import (
+    AttentionRule,
+    BundleConfig,
+    UNetConfig,
+    VAEConfig,
+    VocoderConfig,
+    demo_folder,
+)
 from audiolitefocus.validation import MAX_JSON_BYTES, read_json
 
 ELEVEN = (1,) * 11
+RULE = asdict(AttentionRule())
 
 
 def test_configs_are_read_as_they_are_written():
@@ -69,6 +78,9 @@ def test_impossible_configs_are_refused(config, match):
         ({"unet": {}}, "config.unet lacks: attention_levels, channels"),
         ({"surprise": 1}, "config has unknown entries: .'surprise'"),
         ({"trained_seconds": float("nan")}, "config.trained_seconds = nan: expected float"),
+        ({"attention_rule": RULE | {"weight": 2.0}}, "attention_rule.weight = 2.0"),
+        ({"attention_rule": RULE | {"lengths": 0.5}}, "attention_rule.lengths = 0.5"),
+        ({"attention_rule": {"weight": 1.0}}, "attention_rule lacks: lengths, sparse_ratio"),
     ],
 )
 def test_a_damaged_config_is_refused_by_entry(tmp_path, changes, match):
@@ -77,6 +89,13 @@ def test_a_damaged_config_is_refused_by_entry(tmp_path, changes, match):
     (tmp_path / "config.json").write_text(json.dumps(data))
     with pytest.raises(ValueError, match=f"config.json.*{match}"):
         load_config(tmp_path)
+
+
+def test_a_bundle_from_before_rules_of_attention_has_the_papers(tmp_path):
+    data = json.loads((demo_folder() / "config.json").read_text())
+    assert data.pop("attention_rule") != RULE
+    (tmp_path / "config.json").write_text(json.dumps(data))
+    assert load_config(tmp_path).attention_rule == AttentionRule()
 
 
 def test_a_folder_that_is_no_bundle_is_refused_with_the_remedy(tmp_path):

@@ -17,7 +17,7 @@ from torch import nn
 from audiolitefocus import atomic
 from audiolitefocus.checkpoints import bundle as checkpoint
 from audiolitefocus.checkpoints.tensors import open_safetensors, save_tensors
-from audiolitefocus.config import BundleConfig, VAEConfig
+from audiolitefocus.config import AttentionRule, BundleConfig, VAEConfig
 from audiolitefocus.models.vae import VAE
 from scripts.demo.loop import CURVE_STEPS, Run
 from scripts.demo.networks import last_checkpoint, load_network, progress
@@ -32,6 +32,9 @@ from scripts.demo.stages.vocoder import trained_vocoder
 from scripts.demo.world.captions import clap_tokenizer, t5_tokenizer
 from scripts.demo.world.clips import FRAMES, HARDEST, OFTEN, VOCODER
 from scripts.demo.world.sounds import FAMILIES
+
+# As many weighted keys at every length: nearest to dense for their time (docs/attention.md).
+ATTENTION_RULE = AttentionRule(sparse_ratio=0.2, weight=1.0, lengths=1.0)
 
 STAGES = {  # and the thousands of clips that they were shown
     "vae": VAE_CHUNKS,
@@ -78,6 +81,7 @@ def write_networks(folder: Path, run: Run) -> None:
         vocoder=vocoder.config,
         projection=PROJECTION,
         schedule=SCHEDULE,
+        attention_rule=ATTENTION_RULE,
         trained_seconds=FRAMES * VOCODER.hop_length / VOCODER.sampling_rate,
         provenance={
             "source": "scripts/train_demo.py",
