@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from audiolitefocus.attention.settings import GRAMMAR, Attention, attention_text, parse_attention
+from audiolitefocus.reuse.settings import GRAMMAR as REUSE_GRAMMAR
+from audiolitefocus.reuse.settings import ReuseChoice, parse_reuse, reuse_text
 from audiolitefocus.validation import MAX_SECONDS, MIN_SECONDS, Choice, Custom, Number, Rule, shown
 
 if TYPE_CHECKING:
@@ -69,6 +71,19 @@ def _span(value: Any) -> tuple[float, float]:
     return start, end
 
 
+def _shares(value: Any) -> tuple[float, float]:
+    """(start, stop) from two numbers or "START:STOP"."""
+    try:
+        if isinstance(value, str):
+            value = [float(share) for share in value.split(":")]
+        start, stop = (Number(0.0, 1.0)(share) for share in value)
+    except (TypeError, ValueError):
+        raise ValueError(f"must be {SHARES}") from None
+    if start >= stop:
+        raise ValueError("must stop after it starts")
+    return start, stop
+
+
 def _text(value: Any) -> str | tuple[str, ...]:
     texts = (value,) if isinstance(value, str) else value
     if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
@@ -91,6 +106,8 @@ SOUND = Custom(
 )
 SPAN = Custom("START:END", f"START:END in seconds up to {MAX_SECONDS:g}, as 2:4.5", _span)
 TEXT = Custom("TEXT", "a text, or in Python a list of texts, one for each prompt", _text)
+SHARES = Custom("START:STOP", "START:STOP as shares of the steps, as 0:0.8", _shares)
+REUSE = Custom("NAME", REUSE_GRAMMAR, parse_reuse)
 ATTENTION = Custom("NAME", GRAMMAR, _attention)
 
 
@@ -133,8 +150,26 @@ class GenerationOptions:
     eta: float = _option(
         "Sampling", 1.0, Number(0.0, 1.0), "Fresh noise in each step of ddim; 0 adds none."
     )
+    reuse: ReuseChoice = _option(
+        "Sampling",
+        "off",
+        REUSE,
+        f"Parts of the network that steps take from earlier ones: {REUSE_GRAMMAR}.",
+    )
     guidance_scale: float = _option(
         "Guidance", 3.5, Number(0.0, 1000.0), "How closely to follow the prompt; 1: no guidance."
+    )
+    guidance_interval: tuple[float, float] | None = _option(
+        "Guidance",
+        None,
+        SHARES,
+        "Steps with guidance, as shares of them; the others take half the time. Default: all.",
+    )
+    adaptive_guidance: float | None = _option(
+        "Guidance",
+        None,
+        Number(0.0, 1.0),
+        "Leave out guidance of a clip once the cosine of both predictions is greater.",
     )
     negative_prompt: str | tuple[str, ...] | None = _option(
         "Guidance", None, TEXT, "Sound to steer away from."
@@ -243,7 +278,8 @@ class GenerationOptions:
             if option.rule is SOUND and not isinstance(value, (str, type(None))):
                 raise ValueError(f"{name}: samples have no JSON form; give the name of a file")
             data[name] = list(value) if isinstance(value, tuple) else value
-        return {**data, "attention": attention_text(self.attention)}
+        texts = {"attention": attention_text(self.attention), "reuse": reuse_text(self.reuse)}
+        return {**data, **texts}
 
     @property
     def recording(self) -> "Source | None":

@@ -11,7 +11,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from audiolitefocus.attention.settings import Attention, LiteFocus
+from audiolitefocus.attention.settings import Attention, LiteFocus, attention_text
 from audiolitefocus.audio.length import ClipLength
 from audiolitefocus.checkpoints.bundle import cast, load_component, load_config
 from audiolitefocus.checkpoints.resolve import resolve_bundle
@@ -30,6 +30,7 @@ from audiolitefocus.models.vae import VAE
 from audiolitefocus.models.vocoder import HiFiGAN
 from audiolitefocus.options import GenerationOptions
 from audiolitefocus.output import AudioOutput
+from audiolitefocus.reuse.settings import check_reuse, choose_reuse
 from audiolitefocus.runtime import (
     Offloader,
     available_memory,
@@ -393,6 +394,14 @@ class AudioLDM2Pipeline:
         seconds = options.audio_length_in_s if recording is None else recording.seconds
         length = ClipLength(seconds or self.config.trained_seconds, self.config)
         attention = self.choose_attention(options.attention, length.seconds)
+        check_reuse(
+            choose_reuse(options.reuse, options.sampler, options.steps_taken),
+            self.unet.units(),
+            sampler=options.sampler,
+            steps=options.steps_taken,
+            attention=attention_text(attention),
+            unet_sha256=self.config.files.get("unet.safetensors"),
+        )
         clips = len(prompts) * options.num_waveforms_per_prompt
         noise = ClipNoise(generator, clips)
         start = initial_latents(latents, noise, clips, length, self.config.unet.in_channels)

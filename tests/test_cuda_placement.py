@@ -107,6 +107,17 @@ def test_denoising_stays_on_the_device(noise, fake, attention, sampler, known, d
     assert seen == [("cuda", torch.float32, latents.shape)] * (3 if known == "nothing" else 2)
 
 
+def test_reuse_and_steps_without_guidance_stay_on_the_device(noise, fake):
+    unet = on_cuda(UNet(CONFIG.unet), torch.bfloat16)
+    options = GenerationOptions(
+        num_inference_steps=8, reuse="deepcache:2:start=0:order=1", guidance_interval=(0.2, 0.7)
+    )
+    latents = torch.empty(CLIPS, 8, FRAMES, ROWS)
+    arguments = latents, condition(), condition(), options, CONFIG.schedule
+    seen = [made.device.type for _, made in denoise(unet, *arguments, fresh=noise)]
+    assert seen == ["cuda"] * 8
+
+
 @pytest.mark.parametrize("decode", ["whole", "tiled"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, *OTHER_DTYPES])
 def test_decoding_stays_on_the_device(fake, dtype, decode):

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "audiolitefocus"
 ORDER = [
     {"validation", "__version__"},
     {"config", "atomic", "habits", "ops"},
-    {"audio", "runtime", "attention"},
+    {"audio", "runtime", "attention", "reuse"},
     {"options", "models"},
     {"checkpoints", "codec", "output"},
     {"diffusion"},

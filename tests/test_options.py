@@ -110,7 +110,7 @@ def test_changes_by_field_name_and_short_name_are_the_same():
         ("stepz", "did you mean steps?"),
         ("guidance", "did you mean guidance_scale?"),
         ("init-audio", "did you mean init_audio?"),
-        ("zzz", "there are attention, "),
+        ("zzz", "there are adaptive_guidance, "),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_nearest_one(name, hint):

@@ -215,6 +215,7 @@ def test_threads_calling_one_pipeline_make_what_they_make_in_turn(tiny_bundle, s
         ("rain", {"audio_length_in_s": 0.64, "attention": "litefocus:0.3", "seed": 2}),
         ("wind", {"audio_length_in_s": 1.92, "attention": "tome", "seed": 3}),
         ("a long tone", {"audio_length_in_s": 0.96, "attention": "litefocus:0", "seed": 4}),
+        ("a drum", {"audio_length_in_s": 0.64, "reuse": "deepcache:2:start=0", "seed": 5}),
     ]
 
     def make(call) -> torch.Tensor:

@@ -12,6 +12,8 @@ from itertools import pairwise
 
 from torch import Tensor
 
+from audiolitefocus.diffusion.schedule import half_log_snr
+
 Predict = Callable[[Tensor, int], Tensor]
 Restore = Callable[[Tensor, int], Tensor]
 
@@ -77,7 +79,7 @@ def dpm_solver(
             yield restore(clean, step)
             return
         # D_i: the estimate, extrapolated by its last change where there is one
-        h = _half_log_snr(after) - _half_log_snr(now)
+        h = half_log_snr(after) - half_log_snr(now)
         direction = clean
         if previous is not None:
             direction = clean + (clean - previous) * (h / log_step) / 2
@@ -89,7 +91,3 @@ def dpm_solver(
         previous, log_step = clean, h
         latents = restore(latents, step)
         yield latents
-
-
-def _half_log_snr(alpha: float) -> float:
-    return 0.5 * math.log(alpha / (1 - alpha))

@@ -16,6 +16,11 @@ def alphas_cumprod(config: ScheduleConfig) -> list[float]:
     return (1 - betas).cumprod().tolist()
 
 
+def half_log_snr(alpha: float) -> float:
+    """Half the log of the signal-to-noise ratio where the share `alpha` of the signal is left."""
+    return 0.5 * math.log(alpha / (1 - alpha))
+
+
 def timesteps_of(sampler: str, steps: int, train_steps: int, taken: int | None = None) -> list[int]:
     """Training steps that "ddim" or "dpm++" visits, from noise to data; the last `taken`."""
     choose = ddim_timesteps if sampler == "ddim" else dpm_timesteps

@@ -5,8 +5,8 @@ frequency row is one contiguous stretch of time, and nothing is copied on the wa
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -28,12 +28,25 @@ class StepInputs:
         cross_kv: keys and values of the context, of every cross-attention.
         t5_mask: (b, 1, 1, s) bool over the T5 tokens, or None.
         attend: the functions of the self-attentions that are not dense.
+        reused: outputs of units that an earlier evaluation computed, taken in place of theirs.
+        recorded: units whose outputs are wanted, and after the evaluation the outputs.
     """
 
     time_biases: "Mapping[ResnetBlock, Tensor]"
     cross_kv: Mapping[CrossAttention, tuple[Tensor, Tensor]]
     t5_mask: Tensor | None
     attend: Mapping[SelfAttention, Attend]
+    reused: Mapping[nn.Module, Tensor] = field(default_factory=dict)
+    recorded: dict[nn.Module, Tensor | None] = field(default_factory=dict)
+
+    def output_of(self, unit: nn.Module, compute: Callable[[], Tensor]) -> Tensor:
+        """The output of a unit (`UNet.units`): an earlier one, or computed now."""
+        if unit in self.reused:
+            return self.reused[unit]
+        output = compute()
+        if unit in self.recorded:
+            self.recorded[unit] = output
+        return output
 
 
 def repeat_for_guidance(x: Tensor, entries: int) -> Tensor:
@@ -109,12 +122,15 @@ class ResnetBlock(nn.Module):
         return self.time_emb_proj(F.silu(time_emb))[:, :, None, None]
 
     def forward(self, x: Tensor, time_bias: Tensor | None = None) -> Tensor:
+        return self.conv_shortcut(x) + self.branch(x, time_bias)
+
+    def branch(self, x: Tensor, time_bias: Tensor | None = None) -> Tensor:
+        """What is added to the shortcut."""
         # SiLU overwrites what the norm has just made: these are the largest tensors of all
         h = self.conv1(F.silu(self.norm1(x), inplace=True))
         if time_bias is not None:
             h = h + time_bias
-        h = self.conv2(F.silu(self.norm2(h), inplace=True))
-        return self.conv_shortcut(x) + h
+        return self.conv2(F.silu(self.norm2(h), inplace=True))
 
 
 class Downsample(nn.Module):
@@ -209,7 +225,12 @@ class Transformer2D(nn.Module):
         self.proj_out = Linear(channels, channels)
 
     def forward(self, x: Tensor, inputs: StepInputs) -> Tensor:
+        h = inputs.output_of(self, lambda: self.branch(x, inputs))
+        return repeat_for_guidance(x, len(h)) + h
+
+    def branch(self, x: Tensor, inputs: StepInputs) -> Tensor:
+        """What is added to the input."""
         h = self.proj_in(rearrange(self.norm(x), "b c f t -> b f t c"))  # a view: no copy
         for block in self.blocks:
             h = block(h, inputs, masked=self.context == "t5")
-        return repeat_for_guidance(x, len(h)) + rearrange(self.proj_out(h), "b f t c -> b c f t")
+        return rearrange(self.proj_out(h), "b f t c -> b c f t")

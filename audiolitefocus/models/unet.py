@@ -42,7 +42,7 @@ class Stage(nn.Module):
         )
 
     def forward(self, x: Tensor, inputs: StepInputs) -> Tensor:
-        x = self.resnet(x, inputs.time_biases[self.resnet])
+        x = residual(self.resnet, x, inputs)
         for transformer in self.transformers:
             x = transformer(x, inputs)
         return x
@@ -71,7 +71,13 @@ class Middle(nn.Module):
         )
 
     def forward(self, x: Tensor, inputs: StepInputs) -> Tensor:
-        return self.resnet(self.stage(x, inputs), inputs.time_biases[self.resnet])
+        return residual(self.resnet, self.stage(x, inputs), inputs)
+
+
+def residual(resnet: ResnetBlock, x: Tensor, inputs: StepInputs) -> Tensor:
+    """A residual block in one evaluation of the UNet."""
+    h = inputs.output_of(resnet, lambda: resnet.branch(x, inputs.time_biases[resnet]))
+    return resnet.conv_shortcut(x) + h
 
 
 def down_level(level: int, config: UNetConfig) -> Level:
@@ -152,30 +158,44 @@ class UNet(nn.Module):
 
     def evaluate(self, latents: Tensor, inputs: StepInputs) -> Tensor:
         """`forward` for a loop, which has prepared `inputs`: what is constant is computed once."""
-        # embed
         weight = self.conv_in.weight
         x = self.conv_in(latents.mT.to(weight.dtype, memory_format=torch.channels_last))  # b c f t
-        skips = [x]
-        # down
-        for level in self.down:
-            for stage in level.stages:
-                x = stage(x, inputs)
-                skips.append(x)
-            if level.resample is not None:
-                x = level.resample(x)
-                skips.append(x)
-        # middle
-        x = self.middle(x, inputs)
-        # up
-        for level in self.up:
-            for stage in level.stages:
-                # skips from before the text have the batch once
-                skip = repeat_for_guidance(skips.pop(), len(x))
-                x = stage(torch.cat([x, skip], dim=1), inputs)
-            if level.resample is not None:
-                x = level.resample(x, skips[-1].shape[-2:])
-        # read out
+        x = self._level(0, x, inputs)
         return self.conv_out(F.silu(self.norm_out(x))).mT.to(latents.dtype)
+
+    def _level(self, level: int, x: Tensor, inputs: StepInputs) -> Tensor:
+        """Down one level, through everything below it, and up again."""
+        down, up = self.down[level], self.up[-1 - level]
+        skips = [x]
+        for stage in down.stages:
+            x = stage(x, inputs)
+            skips.append(x)
+        if down.resample is None:
+            x = self.middle(x, inputs)
+        else:
+            below = inputs.output_of(
+                self.down[level + 1],
+                lambda: self._level(level + 1, down.resample(x), inputs),
+            )
+            x = self.up[-2 - level].resample(below, x.shape[-2:])
+        for stage in up.stages:
+            # skips from before the text have the batch once
+            skip = repeat_for_guidance(skips.pop(), len(x))
+            x = stage(torch.cat([x, skip], dim=1), inputs)
+        return x
+
+    def units(self) -> dict[str, nn.Module]:
+        """What a step may take from an earlier one (`StepInputs.reused`), by name.
+
+        "down.1", "down.2", ...: a level and all below it, on the way down and up, as far as the
+        output of its last stage; and of every residual block and every transformer its branch,
+        which is added to its input.
+        """
+        kinds = (ResnetBlock, Transformer2D)
+        below = [f"down.{level}" for level in range(1, len(self.config.channels))]
+        modules = dict(self.named_modules())
+        branches = {name: module for name, module in modules.items() if isinstance(module, kinds)}
+        return {name: modules[name] for name in below} | branches
 
     def time_biases(self, timesteps: Tensor) -> dict[ResnetBlock, Tensor]:
         """() or (n,) timesteps -> the time bias (n, c, 1, 1) of every residual block."""

@@ -1,0 +1,1 @@
+"""Parts of the UNet that a step takes from an earlier step instead of computing them."""
