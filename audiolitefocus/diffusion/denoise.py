@@ -58,49 +58,24 @@ def denoise(
         After every step its timestep, and the latents (clips, 8, t, 16), float32.
     """
     # 1. What is the same in every step
-    evaluate, device = evaluate or unet.evaluate, unet.conv_in.weight.device
-    clips, steps, taken = len(noise), options.num_inference_steps, options.steps_taken
+    device, alphas = unet.conv_in.weight.device, alphas_cumprod(schedule)
+    steps, taken = options.num_inference_steps, options.steps_taken
     timesteps = timesteps_of(options.sampler, steps, schedule.train_steps, taken)
-    alphas = alphas_cumprod(schedule)
-    biases = unet.time_biases(torch.tensor(timesteps))
-    generator = unet.sampling_generator(attention)
-    both = condition if negative is None else stack_conditions([negative, condition])
-    conditioning = {len(both) // clips: unet.cross_kv(both)}
-    if negative is not None:  # for steps without guidance
-        conditioning[1] = conditional_half(*conditioning[2])
-    interval = options.guidance_interval or (0.0, 1.0)
-    scales = guidance_scales(options.guidance_scale, interval, taken)
-    agreement = Agreement(options.adaptive_guidance, clips)
-    store = reuse_store(unet, options, [half_log_snr(alphas[t]) for t in timesteps])
+    levels = [alphas[t] for t in timesteps]
+    predict = GuidedNoise(
+        unet, len(noise), condition, negative, options, timesteps, levels, attention, evaluate
+    )
 
-    # 2. One evaluation, guided where it is to be
-    def predict(latents: Tensor, step: int) -> Tensor:
-        guided = negative is not None and scales[step] != 1 and not agreement.of_all()
-        branches = 2 if guided else 1
-        inputs = StepInputs(
-            {block: bias[step : step + 1] for block, bias in biases.items()},
-            *conditioning[branches],
-            unet.plan(attention, latents, generator),
-            store.reused(step, clips, branches),
-            store.wanted(step),
-        )
-        epsilon = evaluate(latents, inputs)
-        # what a compiled graph returns may be overwritten when it runs again
-        store.keep(step, inputs.recorded, copy=evaluate != unet.evaluate)
-        if not guided:
-            return epsilon
-        return agreement.guide(epsilon, scales[step], latents, alphas[timesteps[step]])
-
-    # 3. Where it starts, and what stays
+    # 2. Where it starts, and what stays
     latents = noise.to(device, torch.float32)
     restore: samplers.Restore = samplers.restore_nothing
     if known is not None:
-        known, levels = known.to(device), [alphas[t] for t in timesteps]
+        known = known.to(device)
         restore = known.restore(latents, [*levels[1:], 1.0])
         if taken < steps:
             latents = add_noise(known.latents, latents, levels[0])
 
-    # 4. Noise -> latents
+    # 3. Noise -> latents
     if options.sampler == "dpm++":
         sampled = samplers.dpm_solver(predict, latents, timesteps, alphas, restore=restore)
     else:
@@ -115,6 +90,67 @@ def denoise(
             restore=restore,
         )
     yield from zip(timesteps, sampled, strict=True)
+
+
+class GuidedNoise:
+    """Called with latents and the number of a step: the noise in them, guided.
+
+    One call of `denoise` has one. What does not change between its steps is computed once; what
+    steps take from each other is kept here.
+
+    Args:
+        clips: their number.
+        timesteps, levels: the training step, and the share of signal, of every step.
+        others: as in `denoise`.
+    """
+
+    def __init__(
+        self,
+        unet: UNet,
+        clips: int,
+        condition: Condition,
+        negative: Condition | None,
+        options: GenerationOptions,
+        timesteps: Sequence[int],
+        levels: Sequence[float],
+        attention: Attention,
+        evaluate: Evaluate | None,
+    ):
+        self.unet, self.clips, self.levels, self.attention = unet, clips, levels, attention
+        self.evaluate = evaluate or unet.evaluate
+        self.compiled = self.evaluate != unet.evaluate
+        self.generator = unet.sampling_generator(attention)
+        self.biases = unet.time_biases(torch.tensor(timesteps))
+        # by branches of guidance: the conditional one alone, or both
+        if negative is None:
+            self.conditioning = {1: unet.cross_kv(condition)}
+        else:
+            both = unet.cross_kv(stack_conditions([negative, condition]))
+            self.conditioning = {1: conditional_half(*both), 2: both}
+        interval, steps = options.guidance_interval or (0.0, 1.0), len(timesteps)
+        self.scales = guidance_scales(options.guidance_scale, interval, steps)
+        self.agreement = Agreement(options.adaptive_guidance, clips)
+        self.store = reuse_store(unet, options, [half_log_snr(level) for level in levels])
+
+    def __call__(self, latents: Tensor, step: int) -> Tensor:
+        """(clips, 8, t, 16) -> as many, float32."""
+        # 1. One evaluation, under both conditions where it is guided
+        guided = 2 in self.conditioning and self.scales[step] != 1 and not self.agreement.of_all()
+        branches = 2 if guided else 1
+        inputs = StepInputs(
+            {block: bias[step : step + 1] for block, bias in self.biases.items()},
+            *self.conditioning[branches],
+            self.unet.plan(self.attention, latents, self.generator),
+            self.store.reused(step, self.clips, branches),
+            self.store.wanted(step),
+        )
+        noise = self.evaluate(latents, inputs)
+        # 2. What later steps take of it; a compiled graph writes over it when it runs again
+        self.store.keep(step, inputs.recorded, copy=self.compiled)
+        # 3. Guidance
+        if not guided:
+            return noise
+        return self.agreement.guide(noise, self.scales[step], latents, self.levels[step])
 
 
 def conditional_half(
