@@ -18,6 +18,7 @@ from audiolitefocus.config import UNetConfig
 from audiolitefocus.models.condition import Condition
 from audiolitefocus.models.layers import StepInputs, to_channels_last
 from audiolitefocus.models.unet import UNet
+from scripts.benchmark.operations import operations
 from scripts.benchmark.written_out import authors_attention, naive_attention
 
 TRAINED_SECONDS = 10.24
@@ -149,22 +150,14 @@ def written_out(unet: UNet, plan: dict[SelfAttention, Attend]) -> dict[SelfAtten
 
 
 def flops(name: str, seconds: float, device: str = "cpu") -> int:
-    """Floating-point operations of one evaluation, counted without doing them."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
-
-    def attention(q: torch.Size, k: torch.Size, v: torch.Size, *_, **__) -> int:
-        return sdpa_flop_count(q, k, v)
-
-    uncounted = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
-    counter = FlopCounterMode(display=False, custom_mapping=uncounted)
+    """Floating-point operations of one evaluation in a loop."""
     # Ours upsamples by fewer products on CPUs; "meta" stands for all else.
     plain = device != "cpu" or name.startswith("diffusers")
-    with FakeTensorMode(), torch.device("meta" if plain else "cpu"):
-        unet, timestep = UNet(UNetConfig()).eval(), torch.empty(())
-        latents = torch.empty(clips(name), 8, latent_frames(seconds), 16)
-        condition = Condition(torch.empty(BATCH, 8, 768), torch.empty(BATCH, T5_TOKENS, 1024))
-        attention = attention_of(name.removesuffix("-compiled"), seconds)
-        with counter, torch.inference_mode():
-            unet(latents, timestep, condition, attention=attention)
-    return counter.get_total_flops()
+    return operations(
+        UNetConfig(),
+        (clips(name), 8, latent_frames(seconds), 16),
+        attention_of(name.removesuffix("-compiled"), seconds),
+        branches=BATCH // clips(name),
+        t5_tokens=T5_TOKENS,
+        device="meta" if plain else "cpu",
+    ).total
