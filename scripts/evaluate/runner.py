@@ -72,16 +72,17 @@ class Evaluation:
                 f"{missing[0]} has no caption to make a clip of; give --sounds instead"
             )
         label = f"{slug(attention)}-{seconds:g}"
-        made = self.make(references, label, attention, seconds)
+        options = self.options(duration=seconds, attention=attention)
+        made = self.make(references, label, options)
         features = self.measure(
             made, references, [r.caption for r in references], label, paired=True
         )
         if attention == "dense":
             self.dense[seconds] = features
-        options, over_dense = {"resamples": self.chosen.resamples}, None
+        over_dense, resamples = None, self.chosen.resamples
         if attention != "dense" and seconds in self.dense:
-            over_dense = features.over(self.dense[seconds], **options)
-        found = features.estimates(**options)
+            over_dense = features.over(self.dense[seconds], resamples=resamples)
+        found = features.estimates(resamples=resamples)
         return Cell(attention, seconds, len(made), **found, over_dense=over_dense)
 
     def cell_of(self, folder: Path, seconds: float | None) -> Cell:
@@ -112,14 +113,15 @@ class Evaluation:
             count=chosen.clips,
         )
 
+    def options(self, **changes) -> GenerationOptions:
+        """Those that all cells share, with changes by name."""
+        shared = {name: getattr(self.chosen, name) for name in MADE_WITH}
+        return GenerationOptions.make(None, {**shared, **changes})
+
     def make(
-        self, references: list[Reference], label: str, attention: str, seconds: float
+        self, references: list[Reference], label: str, options: GenerationOptions
     ) -> list[Path]:
         """A clip for every reference; only those that are not there yet are made."""
-        chosen = {name: getattr(self.chosen, name) for name in MADE_WITH}
-        options = GenerationOptions.make(
-            None, {"duration": seconds, "attention": attention, **chosen}
-        )
         folder = self.chosen.out / label
         folder.mkdir(exist_ok=True)
         clips = [

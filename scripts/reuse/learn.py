@@ -6,7 +6,7 @@ python -m scripts.reuse.learn --sampler dpm++ --steps 25 --guidance-scale 7 \\
 The weights are frozen. A logit for each step and unit says how much of the unit's output is
 computed, w = sigmoid(logit), and how much is taken from the step before: w new + (1 - w) kept. That
 is what is kept, too. Along full runs, gradients bring the guided noise near to that of the full
-evaluation, with a penalty of what the computed share costs. Then the units of the smallest w are
+evaluation, as an error of the clean latents, with a penalty of what the computed share costs. Then the units of the smallest w are
 reused, as many as bring the run to `--cost`.
 
 The paper learns pairs of steps, the first in full, by the unguided noise; here any step may reuse,
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from audiolitefocus.diffusion.guidance import guide
+from audiolitefocus.diffusion.schedule import alphas_cumprod, timesteps_of
 from audiolitefocus.models.layers import StepInputs
 from audiolitefocus.reuse.settings import Table
 from scripts.reuse.rollouts import Rollouts, parser
@@ -51,7 +52,7 @@ class Learner:
 
     Args:
         rollouts: of the model.
-        penalty: of computing, against the squared error of the guided noise, relative to its own.
+        penalty: of computing, against the squared error of the clean latents.
     """
 
     def __init__(self, rollouts: Rollouts, penalty: float):
@@ -62,9 +63,12 @@ class Learner:
         self.optimizer = torch.optim.Adam([self.logits], lr=RATE)
         costs = torch.tensor([rollouts.costs.of_unit(name) for name in self.names])
         self.costs = costs / costs.sum()
+        schedule, options = rollouts.pipe.config.schedule, rollouts.options
+        timesteps = timesteps_of(options.sampler, rollouts.steps, schedule.train_steps)
+        self.levels = [alphas_cumprod(schedule)[timestep] for timestep in timesteps]
 
     def run(self, number: int) -> float:
-        """Learn along one run of a batch of clips. Returns the mean relative error of the noise."""
+        """Learn along one run of a batch of clips. Returns the mean squared error of the clean latents."""
         kept: dict[nn.Module, Tensor] = {}
         errors: list[float] = []
 
@@ -82,8 +86,8 @@ class Learner:
         return sum(errors) / len(errors)
 
     def _learn(self, latents, inputs: StepInputs, step: int, noise: Tensor, kept: dict) -> float:
-        """One step of the optimizer. Returns the relative error."""
-        scale = self.rollouts.options.guidance_scale
+        """One step of the optimizer. Returns the error."""
+        scale, level = self.rollouts.options.guidance_scale, self.levels[step]
         shares = torch.sigmoid(self.logits[step])
         units = self.rollouts.units
         mixed = MixedInputs(
@@ -95,8 +99,9 @@ class Learner:
             kept=kept,
         )
         found = self.rollouts.unet.evaluate(latents, mixed)
-        target = guide(noise.clone(), scale)
-        error = (guide(found, scale) - target).square().mean() / target.square().mean()
+        # of the clean latents that the noise stands for: the first steps decide the clip
+        difference = guide(found, scale) - guide(noise.clone(), scale)
+        error = (1 - level) / level * difference.square().mean()
         loss = error + self.penalty * (self.costs * shares).sum()
         self.optimizer.zero_grad()
         loss.backward()

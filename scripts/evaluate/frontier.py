@@ -1,0 +1,282 @@
+"""Quality against cost: what is gained by fewer steps, by reuse between them, by less guidance.
+
+python -m scripts.evaluate.frontier --clips 200 --seconds 2.56 --out frontier \\
+    --full steps=25 --variants steps=17 steps=13 reuse=deepcache:3 "guidance_interval=0:0.8"
+
+A variant is a list of options, NAME=VALUE with commas between; what it does not name is --full's.
+For each: FAD, KL and CLAP of its clips and how they differ from the full run's, clip by clip; the
+distance of log-mel spectrograms and of latents; counted operations as a share of the full run's;
+and the time of denoising, taken turn by turn. The same command goes on where it was cut off.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from audiolitefocus.atomic import atomic_file
+from audiolitefocus.audio.files import read_sound
+from audiolitefocus.batch.names import slug
+from audiolitefocus.codec.mel import log_mel
+from audiolitefocus.options import GenerationOptions
+from audiolitefocus.reuse.settings import choose_reuse
+from scripts.benchmark.timing import machine, turns
+from scripts.evaluate.metrics import ClipFeatures, Estimate, mean_estimate
+from scripts.evaluate.references import DEMO_WORLD
+from scripts.evaluate.runner import Evaluation
+from scripts.reuse.costs import Costs
+
+TIMED_CLIPS, TURNS = 4, 3
+
+
+@dataclass(frozen=True)
+class Point:
+    """One variant at one length.
+
+    Attributes:
+        cost: counted operations over those of the full run; None where they depend on the clip.
+        time: of denoising over the full run's, by the clock, taken in turns.
+        log_mel: mean absolute difference of log-mel spectrograms from the full run's, in nats.
+        over_full: metric by metric, less that of the full run, clip by clip.
+    """
+
+    variant: str
+    seconds: float
+    clips: int
+    cost: float | None
+    time: float | None
+    log_mel: Estimate | None
+    fad: Estimate
+    kl: Estimate | None
+    clap: Estimate | None
+    over_full: dict[str, Estimate] | None
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--reference", default=DEMO_WORLD, help="as in scripts.evaluate.evaluate")
+    add("--reference-sounds", type=Path)
+    add("--model", default="demo")
+    add("--clips", type=int, default=200)
+    add("--seconds", type=float, required=True)
+    add("--full", default="steps=25", help="the run that others are compared with")
+    add("--variants", nargs="*", default=[])
+    add("--sampler", default="dpm++")
+    add("--steps", type=int, default=25)
+    add("--guidance-scale", type=float, default=7.0)
+    add("--seed", type=int, default=0)
+    add("--batch-size", type=int, default=8)
+    add("--embedder")
+    add("--classifier")
+    add("--resamples", type=int, default=1000)
+    add("--device", default="auto")
+    add("--dtype", default="auto")
+    add("--no-time", action="store_true", help="take no times")
+    add("--out", type=Path, required=True, help="folder for clips and all else")
+    add("--results", type=Path, help="JSON file; default: frontier.json in that folder")
+    chosen = parser.parse_args()
+    chosen.sounds = None
+    return chosen
+
+
+class Frontier:
+    """Variants of a run, made and compared with the full one."""
+
+    def __init__(self, chosen: argparse.Namespace):
+        self.chosen, self.evaluation = chosen, Evaluation(chosen)
+        self.pipe = self.evaluation.pipe
+        self.references = self.evaluation.references(chosen.seconds)
+        self.full = self.options(chosen.full)
+        attention = self.pipe.choose_attention(self.full.attention, chosen.seconds)
+        self.costs = [
+            Costs(self.pipe.config, chosen.seconds, attention, branches) for branches in (1, 2)
+        ]
+        self.full_features: ClipFeatures | None = None
+        self.full_sounds: list[Path] = []
+
+    def options(self, variant: str) -> GenerationOptions:
+        pairs = [part.partition("=")[::2] for part in variant.split(",")]
+        changes: dict[str, object] = {"duration": self.chosen.seconds}
+        for name, text in pairs:
+            number = text.replace(".", "", 1).isdigit()
+            changes[name] = (float(text) if "." in text else int(text)) if number else text
+        if variant == self.chosen.full:
+            return self.evaluation.options(**changes)
+        return GenerationOptions.make(self.full, changes)
+
+    def point(self, variant: str) -> Point:
+        options, chosen = self.options(variant), self.chosen
+        label = f"{slug(variant)}-{chosen.seconds:g}"
+        made = self.evaluation.make(self.references, label, options)
+        captions = [reference.caption for reference in self.references]
+        features = self.evaluation.measure(made, self.references, captions, label, paired=True)
+        over_full, log_mels, time = None, None, None
+        if self.full_features is None:
+            self.full_features, self.full_sounds = features, made
+        else:
+            over_full = features.over(self.full_features, resamples=chosen.resamples)
+            log_mels = mean_estimate(self.distances(made))
+            time = None if chosen.no_time else self.time(options)
+        found = features.estimates(resamples=chosen.resamples)
+        figures = {name: found.get(name) for name in ("fad", "kl", "clap")}
+        return Point(
+            variant,
+            chosen.seconds,
+            len(made),
+            self.cost(options),
+            time,
+            log_mels,
+            **figures,  # type: ignore[arg-type]
+            over_full=over_full,
+        )
+
+    def distances(self, made: list[Path]) -> np.ndarray:
+        """Mean absolute difference of log-mel spectrograms, of every clip: (n,)."""
+        config = self.pipe.config.vocoder
+
+        def mel(path: Path) -> torch.Tensor:
+            return log_mel(read_sound(path, config.sampling_rate)[None], config)
+
+        pairs = zip(made, self.full_sounds, strict=True)
+        return np.array([float((mel(x) - mel(y)).abs().mean()) for x, y in pairs])
+
+    def cost(self, options: GenerationOptions) -> float | None:
+        """Counted operations over the full run's."""
+        if options.adaptive_guidance is not None:
+            return None
+        return self.operations(options) / self.operations(self.full)
+
+    def operations(self, options: GenerationOptions) -> float:
+        from audiolitefocus.diffusion.guidance import guidance_scales
+
+        steps = options.steps_taken
+        interval = options.guidance_interval or (0.0, 1.0)
+        scales = guidance_scales(options.guidance_scale, interval, steps)
+        reuse = choose_reuse(options.reuse, options.sampler, steps)
+        table = {} if reuse is None else reuse.table(steps)
+        total = 0.0
+        for step, scale in enumerate(scales):
+            counted = self.costs[0 if scale == 1 else 1].counted
+            total += counted.with_reused([u for u, row in table.items() if not row[step]])
+        return total
+
+    def time(self, options: GenerationOptions) -> float:
+        """Time of denoising a few clips over the full run's, in turns."""
+        prompts = [str(reference.caption) for reference in self.references[:TIMED_CLIPS]]
+
+        def denoise(chosen: GenerationOptions):
+            return lambda: self.pipe(prompts, options=replace(chosen, seed=0), output_type="latent")
+
+        calls = {"full": denoise(self.full), "this": denoise(options)}
+        first = dict.fromkeys(calls, 0.0)
+        taken = turns(
+            calls,
+            device=self.pipe.device.type,
+            repeats=TURNS,
+            first=first,
+            deadline=float("inf"),
+        )
+        return float(np.median(np.array(taken["this"]) / np.array(taken["full"])))
+
+
+def markdown(points: list[dict]) -> str:
+    """A line for each variant."""
+    lines = [
+        "| clip | variant | cost | time | log-mel | FAD | KL | CLAP % |",
+        "|---:|---|---:|---:|---|---|---|---|",
+    ]
+    for point in sorted(points, key=lambda point: point["seconds"]):
+        cells = [f"{point['seconds']:g} s", f"`{point['variant']}`"]
+        cells += [f"{point[n]:.2f}" if point[n] is not None else "-" for n in ("cost", "time")]
+        cells.append(str(Estimate(**point["log_mel"])) if point["log_mel"] else "-")
+        cells += [entry(point, metric) for metric in ("fad", "kl", "clap")]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def entry(point: dict, metric: str) -> str:
+    """The figure of the full run, the difference from it of others."""
+    if point[metric] is None:
+        return "-"
+    if not point["over_full"]:
+        return str(Estimate(**point[metric]))
+    found = Estimate(**point["over_full"][metric])
+    return f"{found.value:+.2g} ({found.low:+.2g} to {found.high:+.2g})"
+
+
+def plot(points: list[dict], picture: Path) -> None:
+    """Distance of log-mel spectrograms against cost. Needs matplotlib."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    kinds = {"steps": "fewer steps", "reuse": "reuse", "guidance": "less guidance"}
+    for start, label in kinds.items():
+        own = [p for p in points if p["log_mel"] and p["cost"] and p["variant"].startswith(start)]
+        own.sort(key=lambda point: point["cost"])
+        values = [point["log_mel"] for point in own]
+        spread = [
+            [v["value"] - v["low"] for v in values],
+            [v["high"] - v["value"] for v in values],
+        ]
+        x, y = [point["cost"] for point in own], [v["value"] for v in values]
+        line = "-" if start == "steps" else ""
+        axes.errorbar(x, y, yerr=spread, marker="o", linestyle=line, capsize=3, label=label)
+        for point, height in zip(own, y, strict=True):
+            name = Path(point["variant"].split("=", 1)[1]).stem
+            axes.annotate(
+                name, (point["cost"], height), fontsize=7, xytext=(4, 3), textcoords="offset points"
+            )
+    axes.set(
+        xlabel="operations, of the full run",
+        ylabel="log-mel distance from it (nats)",
+        ylim=(0, None),
+    )
+    axes.legend()
+    figure.savefig(picture, dpi=120)
+
+
+def run(chosen: argparse.Namespace) -> list[dict]:
+    """All points, old and new."""
+    frontier = Frontier(chosen)
+    path = chosen.results or chosen.out / "frontier.json"
+    about = {**frontier.evaluation.about(), "full": chosen.full}
+    found = {"about": about, "machine": machine("cpu"), "points": []}
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["about"] != json.loads(json.dumps(about)):
+            raise ValueError(f"{path} holds results with other settings; name another folder")
+    points: list[dict] = found["points"]  # type: ignore[assignment]
+    known = {(point["variant"], point["seconds"]) for point in points}
+    variants = [frontier.options(variant) and variant for variant in chosen.variants]  # checked
+    for variant in (chosen.full, *variants):
+        if (variant, chosen.seconds) in known and variant != chosen.full:
+            continue
+        point = asdict(frontier.point(variant))
+        if (variant, chosen.seconds) not in known:
+            points.append(point)
+        with atomic_file(path) as beside:
+            beside.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        print(markdown([point]).splitlines()[-1], file=sys.stderr, flush=True)
+    return points
+
+
+def main() -> None:
+    chosen = arguments()
+    try:
+        points = run(chosen)
+    except (ValueError, OSError, MemoryError) as error:
+        sys.exit(f"error: {error}")
+    plot(points, chosen.out / "frontier.png")
+    print(markdown(points))
+
+
+if __name__ == "__main__":
+    main()
