@@ -5,9 +5,10 @@ python -m scripts.reuse.learn --sampler dpm++ --steps 25 --guidance-scale 7 \\
 
 The weights are frozen. A logit for each step and unit says how much of the unit's output is
 computed, w = sigmoid(logit), and how much is taken from the step before: w new + (1 - w) kept. That
-is what is kept, too. Along full runs, gradients bring the guided noise near to that of the full
-evaluation, as an error of the clean latents, with a penalty of what the computed share costs. Then the units of the smallest w are
-reused, as many as bring the run to `--cost`.
+is what is kept, too. Along full runs, gradients bring the guided noise near to the full
+evaluation's, by the error of the clean latents that it stands for, with a penalty of what the
+computed share costs. Then the units of the smallest w are reused, as many as bring the run to
+`--cost`.
 
 The paper learns pairs of steps, the first in full, by the unguided noise; here any step may reuse,
 and the guided noise is compared, in which errors are multiplied by the scale.
@@ -68,7 +69,7 @@ class Learner:
         self.levels = [alphas_cumprod(schedule)[timestep] for timestep in timesteps]
 
     def run(self, number: int) -> float:
-        """Learn along one run of a batch of clips. Returns the mean squared error of the clean latents."""
+        """Learn along one run of a batch of clips. Returns the mean error of the clean latents."""
         kept: dict[nn.Module, Tensor] = {}
         errors: list[float] = []
 
