@@ -29,14 +29,19 @@ class AudioOutput:
     scores: Tensor | None = None
     attention: Attention = "dense"
 
-    def save(self, path: str | os.PathLike) -> list[Path]:
+    def save(self, path: str | os.PathLike, *, bits: int | None = None) -> list[Path]:
         """Write the clips as sound files: `path`, or NAME-1, NAME-2, ... where there are several.
 
-        The ending decides: .wav and .flac (16 bit) or .ogg (Vorbis). Files appear whole or not at
+        The ending decides: .wav, .flac, .ogg (Vorbis), .opus or .mp3. Files appear whole or not at
         all, and replace what is there.
 
+        Args:
+            bits: a sample: 16, the default, or 24 in .wav and .flac, or 32, floating point, in
+                .wav.
+
         Raises:
-            ValueError: another ending, no such folder, or latents.
+            ValueError: another ending, bits or a rate that it does not have, no such folder, or
+                latents.
         """
         if isinstance(self.audios, (np.ndarray, Tensor)) and self.audios.ndim != 2:
             raise ValueError("latents are no sound: decode them first, or ask for another output")
@@ -47,6 +52,6 @@ class AudioOutput:
             else [path.with_stem(f"{path.stem}-{number}") for number in range(1, count + 1)]
         )
         return [
-            write_sound(name, audio, self.sampling_rate)
+            write_sound(name, audio, self.sampling_rate, bits=bits)
             for name, audio in zip(names, self.audios, strict=True)
         ]
