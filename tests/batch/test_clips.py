@@ -20,7 +20,7 @@ def test_a_sound_and_its_json_appear_together(pipe, tmp_path, monkeypatch):
     def interrupted(*_):
         raise SystemExit
 
-    monkeypatch.setattr("audiolitefocus.batch.clips.recipe", interrupted)
+    monkeypatch.setattr("audiolitefocus.batch.clips.sha256", interrupted)
     with pytest.raises(SystemExit):
         save_clip(pipe, clip, AudioOutput(sounds[1:], 16000))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
