@@ -27,6 +27,10 @@ def convert(
         Path | None,
         typer.Option(help="A folder with clap/ and t5/, for sources without tokenizers."),
     ] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(help="Weights files to prefer, as fp16 for model.fp16.safetensors."),
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace DESTINATION.")] = False,
 ) -> None:
@@ -42,6 +46,7 @@ def convert(
             dtype=dtype,
             heads=heads,
             tokenizers=tokenizers,
+            variant=variant,
             revision=revision,
             force=force,
             progress=bar,
