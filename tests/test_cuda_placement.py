@@ -103,7 +103,7 @@ def test_denoising_stays_on_the_device(noise, fake, attention, sampler, known, d
         fresh=noise,
         known=None if known == "nothing" else recording(known == "a part"),
     )
-    seen = [(made.device.type, made.dtype, made.shape) for _, made in steps]
+    seen = [(made.device.type, made.dtype, made.shape) for made in steps]
     assert seen == [("cuda", torch.float32, latents.shape)] * (3 if known == "nothing" else 2)
 
 
