@@ -18,7 +18,7 @@ ORDER = [
     {"interop"},
     {"diffusion"},
     {"pipeline"},
-    {"batch"},
+    {"batch", "check"},
     {"cli"},
     {"__main__"},
 ]

@@ -81,7 +81,7 @@ def export_diffusers(
         library = LIBRARIES.get(name, "transformers")
         stem = "model" if library == "transformers" else "diffusion_pytorch_model"
         file = f"{stem}.{variant}.safetensors" if variant else f"{stem}.safetensors"
-        save_tensors(place / file, _tensors(name, network, config, dtype))
+        save_tensors(place / file, export_tensors(name, network, config, dtype))
         if library == "transformers":  # which otherwise loads weights in the dtype of the config
             settings[name]["dtype"] = str(dtype).removeprefix("torch.")
         (place / "config.json").write_text(to_json(settings[name]), encoding="utf-8")
@@ -126,7 +126,7 @@ def _settings(config: BundleConfig, bundle: Path) -> dict[str, dict]:
         for name in TOWER_FOLDERS
     }
     return {
-        "unet": {**_unet_settings(config.unet), "sample_size": round(frames)},
+        "unet": {**unet_settings(config.unet), "sample_size": round(frames)},
         "vae": {
             **_renamed(config.vae, names.VAE_NAMES),
             "out_channels": config.vae.in_channels,
@@ -155,7 +155,8 @@ def _settings(config: BundleConfig, bundle: Path) -> dict[str, dict]:
     }
 
 
-def _unet_settings(unet: UNetConfig) -> dict:
+def unet_settings(unet: UNetConfig) -> dict:
+    """The config.json of the UNet. Raises ValueError for what diffusers does not have."""
     widths = {"self": None, "loa": unet.loa_dim, "t5": unet.t5_dim}
     # which tokens a transformer gets is decided by its place there, as `_contexts` reads it
     for place, name in enumerate(unet.contexts):
@@ -186,7 +187,7 @@ def _renamed(config: object, table: Mapping[str, str]) -> dict:
     return {theirs: getattr(config, ours) for ours, theirs in table.items()}
 
 
-def _tensors(
+def export_tensors(
     name: str, network: nn.Module, config: BundleConfig, dtype: torch.dtype
 ) -> dict[str, Tensor]:
     """The weights of a network under their names, on the CPU."""

@@ -1,4 +1,4 @@
-"""The command line: audiolitefocus generate | convert | info. Parsing and printing only."""
+"""The command line: audiolitefocus generate | convert | info | check. Parsing and printing only."""
 
 import contextlib
 import sys
@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from audiolitefocus.cli import generate, models  # noqa: F401  (they add their commands to the app)
+from audiolitefocus.cli import check, generate, models  # noqa: F401  (they add their commands to the app)
 from audiolitefocus.cli.command import app, printable
 
 INTERRUPTED = 130  # exit status after Ctrl-C, as of shells
