@@ -1,19 +1,20 @@
 """One evaluation of the UNet, against diffusers' with the same weights."""
 
+import copy
 import importlib.metadata
 import importlib.util
 
 import torch
-from torch import nn
 
 from audiolitefocus.check.model import TIMESTEP, Stages
 from audiolitefocus.check.report import Row, Section, attempt
+from audiolitefocus.checkpoints.bundle import cast
 from audiolitefocus.checkpoints.export import export_tensors, unet_settings
 from audiolitefocus.runtime import check_finite
 
-# Norm of the difference over the norm. Sums in another order, with TF32 where convolutions of CUDA
-# use it; in half precision, every layer is rounded by diffusers and not all of them here.
-TOLERANCES = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+# Norm of the difference over the norm: sums in another order, and with TF32 where CUDA uses it.
+# Other attention heads than trained make 0.01 or more on the demo, and 0.3 on random weights.
+TOLERANCE = 1e-3
 
 
 def check_parity(stages: Stages) -> Section:
@@ -31,26 +32,26 @@ def _compare(stages: Stages) -> Row:
 
     pipe, condition = stages.pipe, stages.condition
     assert condition is not None
-    dtype, latents = pipe.unet.conv_in.weight.dtype, stages.latents()
-    # 1. Ours
-    with pipe.on_device(pipe.unet):
-        ours = stages.evaluate(pipe.unet, latents).float()
+    device, latents = pipe.device, stages.latents()
+    # 1. Ours, in float32: rounding to half precision would hide smaller faults
+    unet = cast(copy.deepcopy(pipe.unet), torch.float32, device)
+    ours = stages.evaluate(unet, latents)
     # 2. Theirs, of the same weights
     theirs = AudioLDM2UNet2DConditionModel.from_config(unet_settings(pipe.config.unet))
-    theirs.load_state_dict(export_tensors("unet", pipe.unet, pipe.config, dtype))
-    nn.Module.to(theirs, pipe.device, dtype).eval()  # its own warns of layers that it does not have
-    t5 = None if condition.t5 is None else condition.t5.to(pipe.device, dtype)
-    mask = None if condition.t5_mask is None else condition.t5_mask.to(pipe.device)
+    theirs.load_state_dict(export_tensors("unet", unet, pipe.config, torch.float32))
+    theirs = theirs.to(device).eval()
+    tokens = (condition.loa, condition.t5, condition.t5_mask)
+    loa, t5, mask = (None if given is None else given.to(device) for given in tokens)
     expected = theirs(
-        latents.to(dtype),
-        torch.tensor(TIMESTEP, device=pipe.device),
-        encoder_hidden_states=condition.loa.to(pipe.device, dtype),
+        latents,
+        torch.tensor(TIMESTEP, device=device),
+        encoder_hidden_states=loa,
         encoder_hidden_states_1=t5,
         encoder_attention_mask_1=mask,
-    ).sample.float()
+    ).sample
     # 3. How far apart
     check_finite("ours or theirs", ours - expected)
     error = float((ours - expected).norm() / expected.norm())
-    version, allowed = importlib.metadata.version("diffusers"), TOLERANCES[dtype]
-    text = f"relative difference {error:.2g} from diffusers {version}, {allowed:g} allowed"
-    return Row("unet", text, ok=error <= allowed, values={"difference": error, "allowed": allowed})
+    version = importlib.metadata.version("diffusers")
+    text = f"{error:.2g} from diffusers {version}, relative, in float32; {TOLERANCE:g} is allowed"
+    return Row("unet", text, ok=error <= TOLERANCE, values={"difference": error})
