@@ -18,9 +18,15 @@ CALLING = {
     "timesteps": "give num_inference_steps= and sampler=",
     "cross_attention_kwargs": "give attention=",
 }
+SAVING = {
+    "safe_serialization": "safetensors are what is written",
+    "max_shard_size": "every network is one file",
+    "push_to_hub": "call push_to_hub(repo_id)",
+}
 ATTRIBUTES = {
     "scheduler": "give each call sampler='ddim' or 'dpm++'",
     "progress_bar": "set_progress_bar_config() shows one in every call",
+    "enable_sequential_cpu_offload": "enable_model_cpu_offload() moves whole networks",
     "enable_attention_slicing": "attention never holds its weights: there is nothing to slice",
     "enable_xformers_memory_efficient_attention": "attention is PyTorch's fused one as it is",
     "enable_vae_slicing": "clips are decoded one by one as it is",

@@ -11,7 +11,7 @@ from torch import nn
 from audiolitefocus.atomic import atomic_folder
 from audiolitefocus.checkpoints.hub import upload
 from audiolitefocus.checkpoints.resolve import convert_local
-from audiolitefocus.habits import ATTRIBUTES
+from audiolitefocus.habits import ATTRIBUTES, SAVING, refuse
 from audiolitefocus.steps import RunningCalls, check_bar_options
 
 # diffusers' names of the networks -> ours, of the pipeline and of its text side
@@ -27,8 +27,8 @@ TEXT_NETWORKS = {
 class DiffusersHabits:
     """Methods and attributes of diffusers' pipelines that have the same meaning here."""
 
-    calls: RunningCalls
-    bar: Mapping[str, Any]
+    _calls: RunningCalls
+    _bar: Mapping[str, Any]
 
     @classmethod
     def from_single_file(
@@ -69,16 +69,15 @@ class DiffusersHabits:
     def interrupt(self) -> bool:
         """Set it to True to end a call after its current step.
 
-        The call returns what is decoded from there.
-        In a callback, that is the call which the callback belongs to. In a thread that is in no
-        call, it is every call of the pipeline that is in progress. Calls that begin later are not
-        concerned: there is nothing to reset.
+        It returns what is decoded from there. Set in a callback, that is the call which the
+        callback belongs to; in a thread that is in no call, every call of the pipeline that is in
+        progress. Calls that begin later are not concerned: there is nothing to reset.
         """
-        return self.calls.interrupt
+        return self._calls.interrupt
 
     @interrupt.setter
     def interrupt(self, value: bool) -> None:
-        self.calls.interrupt = value
+        self._calls.interrupt = value
 
     def set_progress_bar_config(self, *, disable: bool = False, **options: Any) -> None:
         """Show a tqdm bar with these options in later calls, or none with disable=True.
@@ -87,10 +86,10 @@ class DiffusersHabits:
             ValueError: an option that tqdm does not have.
         """
         check_bar_options(options)
-        self.bar = {"disable": disable, **options}
+        self._bar = {"disable": disable, **options}
 
     def save_pretrained(
-        self, save_directory: str | os.PathLike, *, variant: str | None = None
+        self, save_directory: str | os.PathLike, *, variant: str | None = None, **others: Any
     ) -> None:
         """Write the model in diffusers layout, which `from_pretrained` here and there reads.
 
@@ -107,6 +106,7 @@ class DiffusersHabits:
         """
         from audiolitefocus.checkpoints.export import export_diffusers  # needs the converter
 
+        refuse(others, SAVING, "save_pretrained")
         target = Path(save_directory)
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise ValueError(f"{target} exists: choose another folder, or remove it first")

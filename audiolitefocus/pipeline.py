@@ -97,7 +97,7 @@ class AudioLDM2Pipeline(DiffusersHabits):
         self._text: TextEncoder | None = None
         self._loading = threading.Lock()
         self._evaluate = unet.evaluate
-        self.calls, self.bar = RunningCalls(), {"disable": True}
+        self._calls, self._bar = RunningCalls(), {"disable": True}
 
     @classmethod
     def from_pretrained(
@@ -269,14 +269,14 @@ class AudioLDM2Pipeline(DiffusersHabits):
         )
         request = self._request(prompts, options, _streams(generator, options.seed), latents)
 
-        with oom_as_memory_error(self._oom_message(request)), self.calls() as call:
+        with oom_as_memory_error(self._oom_message(request)), self._calls() as call:
             # 2. Text -> conditioning
             condition, negative = self._encode(request)
 
             # 3. Noise -> latents
             steps = options.steps_taken * len(request.start)
             hooks = callback, callback_steps, callback_on_step_end
-            with StepEnd(self, steps, self.bar, *hooks) as step_end:
+            with StepEnd(self, steps, self._bar, *hooks) as step_end:
                 denoised = self._denoise(request, condition, negative, step_end, call)
             if output_type == "latent":
                 return _returned(denoised, self.sampling_rate, None, request, return_dict)

@@ -248,6 +248,8 @@ def test_saving_replaces_nothing(pipe, tmp_path):
         pipe.save_pretrained(target)
     with pytest.raises(ValueError, match="is not a folder"):
         pipe.save_pretrained(tmp_path / "no" / "model")
+    with pytest.raises(ValueError, match="'max_shard_size': every network is one file"):
+        pipe.save_pretrained(tmp_path / "other", max_shard_size="1GB")
     assert files_of(target) == before and list(tmp_path.iterdir()) == [target]
 
 

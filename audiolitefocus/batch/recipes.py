@@ -14,7 +14,7 @@ from audiolitefocus.audio.formats import BITS, COMMENT_BYTES, read_comment, soun
 from audiolitefocus.checkpoints.bundle import sha256
 from audiolitefocus.checkpoints.towers import transformers_version
 from audiolitefocus.config import MODELS
-from audiolitefocus.options import DEFAULTS, NAMES, OPTIONS, GenerationOptions
+from audiolitefocus.options import DEFAULTS, NAMES, GenerationOptions
 from audiolitefocus.output import AudioOutput
 from audiolitefocus.pipeline import AudioLDM2Pipeline
 from audiolitefocus.runtime import DTYPES
@@ -111,7 +111,7 @@ def options_of(recipe: Mapping, changes: Mapping[str, object] = {}) -> dict[str,
 
     A change of the recording drops how the former one was used, and the clip's length with it.
     """
-    options = {name: value for name, value in recipe.items() if name in OPTIONS}
+    options = {NAMES[name]: value for name, value in recipe.items() if name in NAMES}
     replaced = {"init_audio", "continue_audio"} & changes.keys()
     dropped: set[str] = {*RECORDING, "audio_length_in_s"} if replaced else set()
     return {**{n: v for n, v in options.items() if n not in dropped}, **changes}

@@ -129,6 +129,7 @@ def test_a_rate_that_the_format_lacks_is_refused_before_any_work(pipe, tmp_path,
 def test_a_new_recording_drops_how_the_former_one_was_used():
     before = {"prompt": "x", "init_audio": "a.wav", "inpaint": [0.1, 0.2], "seed": 3}
     assert options_of(before, {"seed": 4})["inpaint"] == [0.1, 0.2]
+    assert options_of({"prompt": "x", "steps": 5}) == {"num_inference_steps": 5}  # as once written
     after = options_of(before, {"continue_audio": "b.wav", "audio_length_in_s": 2.0})
     assert after == {"continue_audio": "b.wav", "audio_length_in_s": 2.0, "seed": 3}
 
