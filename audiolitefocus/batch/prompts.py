@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from audiolitefocus.audio.files import check_writable
-from audiolitefocus.batch.clips import ClipRequest, check_sources, prepare
 from audiolitefocus.batch.names import check_name, key, slug
+from audiolitefocus.batch.requests import ClipRequest, check_sources, prepare
 from audiolitefocus.checkpoints.bundle import sha256
 from audiolitefocus.options import SHORT, GenerationOptions
 from audiolitefocus.validation import check_texts, parse_object, shown

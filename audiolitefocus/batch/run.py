@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 import torch
 
 from audiolitefocus.batch.clips import (
-    ClipRequest,
     check_replaceable,
     is_saved,
     make_clips,
     save_clip,
 )
+from audiolitefocus.batch.requests import ClipRequest
 from audiolitefocus.options import GenerationOptions
 from audiolitefocus.output import AudioOutput
 from audiolitefocus.pipeline import AudioLDM2Pipeline

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from audiolitefocus import AudioOutput, GenerationOptions, LiteFocus
-from audiolitefocus.batch.clips import ClipRequest, is_saved, save_clip
+from audiolitefocus.batch.clips import is_saved, save_clip
+from audiolitefocus.batch.requests import ClipRequest
 
 QUICK = GenerationOptions(audio_length_in_s=0.64, num_inference_steps=2, seed=3)
 SOUND = AudioOutput(np.eye(1, 160, dtype=np.float32), 16000)

@@ -9,9 +9,10 @@ import soundfile
 
 from audiolitefocus import AudioOutput, GenerationOptions
 from audiolitefocus.audio.formats import SOUND_SUFFIXES, encode_sound
-from audiolitefocus.batch.clips import ClipRequest, is_saved, save_clip
+from audiolitefocus.batch.clips import is_saved, save_clip
 from audiolitefocus.batch.prompts import read_prompts
 from audiolitefocus.batch.recipes import describe_recipe, find_recipe, options_of, recipe_inside
+from audiolitefocus.batch.requests import ClipRequest
 from audiolitefocus.batch.run import BatchRun
 
 QUICK = GenerationOptions(audio_length_in_s=0.64, num_inference_steps=2, seed=3)
