@@ -133,14 +133,16 @@ def describe_recipe(recipe: Mapping[str, Any]) -> Iterator[str]:
 
 
 def model_in(recipe: Mapping, path: Path) -> str:
-    """The name of a recipe's model, if a pipeline can be loaded by it. Raises ValueError if not.
+    """The name of a recipe's model, if it is one of `config.MODELS`. Raises ValueError if not.
 
-    A converted folder has only a name in its recipes, and lies wherever it lies.
+    A converted folder lies wherever it lies; and what anybody's sound file names is not downloaded.
     """
     name = recipe.get("model")
-    if not isinstance(name, str) or (name not in MODELS and name.count("/") != 1):
+    known = {*MODELS, *(spec.repo for spec in MODELS.values() if spec.repo)}
+    if not isinstance(name, str) or name not in known:
         raise ValueError(
-            f"{path} was made with the model {shown(name)}: give its folder as --model"
+            f"{path} was made with the model {shown(name)}: give it as --model, a folder or a hub "
+            f"repository OWNER/NAME"
         )
     return name
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,13 @@ from audiolitefocus import AudioOutput, GenerationOptions
 from audiolitefocus.audio.formats import SOUND_SUFFIXES, encode_sound
 from audiolitefocus.batch.clips import is_saved, save_clip
 from audiolitefocus.batch.prompts import read_prompts
-from audiolitefocus.batch.recipes import describe_recipe, find_recipe, options_of, recipe_inside
+from audiolitefocus.batch.recipes import (
+    describe_recipe,
+    find_recipe,
+    model_in,
+    options_of,
+    recipe_inside,
+)
 from audiolitefocus.batch.requests import ClipRequest
 from audiolitefocus.batch.run import BatchRun
 
@@ -133,6 +140,17 @@ def test_a_new_recording_drops_how_the_former_one_was_used():
     assert options_of({"prompt": "x", "steps": 5}) == {"num_inference_steps": 5}  # as once written
     after = options_of(before, {"continue_audio": "b.wav", "audio_length_in_s": 2.0})
     assert after == {"continue_audio": "b.wav", "audio_length_in_s": 2.0, "seed": 3}
+
+
+@pytest.mark.parametrize("name", ["demo", "audioldm2", "cvssp/audioldm2"])
+def test_models_that_have_a_name_are_loaded_by_it(name):
+    assert model_in({"model": name}, Path("x.wav")) == name
+
+
+@pytest.mark.parametrize("name", ["../x", "someone/model", "tiny", None, 3, ["demo"]])
+def test_what_a_file_names_otherwise_is_neither_downloaded_nor_opened(name):
+    with pytest.raises(ValueError, match="x.wav was made with the model .*: give it as --model"):
+        model_in({"model": name}, Path("x.wav"))
 
 
 def test_a_recipe_in_words_has_what_is_not_the_default(pipe, tmp_path):

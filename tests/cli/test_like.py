@@ -78,7 +78,7 @@ def test_a_folder_as_model_is_to_be_named_again(made, tmp_path):
         command = ("generate", "x", *QUICK, "--model", bundle, "-o", f"{name}.wav")
         assert run(*command, cwd=tmp_path).returncode == 0
     result = run("generate", "--like", "own.wav", "-o", "again.wav", cwd=tmp_path)
-    assert_failed(result, "own.wav was made with the model 'own': give its folder as --model")
+    assert_failed(result, "own.wav was made with the model 'own': give it as --model")
     again = ("generate", "--like", "own.wav", "-o", "again.wav", "--model", bundle)
     assert run(*again, cwd=tmp_path).returncode == 0
     result = run("generate", "--like", "demo.wav", "-o", "b.wav", cwd=tmp_path)
