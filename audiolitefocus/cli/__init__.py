@@ -7,10 +7,15 @@ from typing import Any
 
 import typer
 
-from audiolitefocus.cli import check, generate, models  # noqa: F401  (they add their commands to the app)
-from audiolitefocus.cli.command import app, printable
+from audiolitefocus.cli.check import check
+from audiolitefocus.cli.command import GroupedCommand, app, printable
+from audiolitefocus.cli.generate import generate
+from audiolitefocus.cli.models import convert, info
 
 INTERRUPTED = 130  # exit status after Ctrl-C, as of shells
+
+for command in (generate, convert, info, check):  # in the order of --help
+    app.command(cls=GroupedCommand)(command)
 
 
 class Unfailing:

@@ -6,10 +6,9 @@ from typing import Annotated
 
 import typer
 
-from audiolitefocus.cli.command import MODEL, GroupedCommand, app, printable
+from audiolitefocus.cli.command import MODEL, printable
 
 
-@app.command(cls=GroupedCommand)
 def check(
     model: Annotated[
         str, typer.Argument(help="As for generate: a name, a folder, or OWNER/NAME on the hub.")

@@ -9,8 +9,6 @@ import typer
 from audiolitefocus.cli.command import (
     FILES,
     MODEL,
-    GroupedCommand,
-    app,
     given_by,
     printable,
     takes_options,
@@ -18,7 +16,6 @@ from audiolitefocus.cli.command import (
 from audiolitefocus.options import SHORT, GenerationOptions
 
 
-@app.command(cls=GroupedCommand)
 @takes_options
 def generate(
     ctx: typer.Context,

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from audiolitefocus.cli.command import GroupedCommand, app, printable
+from audiolitefocus.cli.command import printable
 
 
-@app.command(cls=GroupedCommand)
 def convert(
     source: Annotated[
         str,
@@ -56,7 +55,6 @@ def convert(
         typer.echo(printable(f"  {line}"))
 
 
-@app.command(cls=GroupedCommand)
 def info(
     source: Annotated[
         str, typer.Argument(help="A bundle's folder, demo, or a clip (a sound file or its JSON).")
