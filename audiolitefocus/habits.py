@@ -1,9 +1,8 @@
-"""What users of diffusers write, where this library has another word for it."""
+"""What users of diffusers write and this library does not have, with what to write instead."""
 
 from collections.abc import Iterable
 
 LOADING = {
-    "variant": "dtype= chooses the precision; which files a repository has is found out",
     "use_safetensors": "safetensors are read where a repository has them",
     "device_map": "give device=, and offload=True where memory is short",
     "low_cpu_mem_usage": "weights are read into place as it is",
@@ -13,27 +12,30 @@ LOADING = {
     "custom_pipeline": "code in a repository is never run",
 }
 CALLING = {
-    "return_dict": "a call returns an AudioOutput: take .audios",
-    "callback_on_step_end": "give callback=, called as callback(step, timestep, latents)",
-    "callback_on_step_end_tensor_inputs": "give callback=, which gets the latents",
     "max_new_tokens": "the number of generated tokens is the model's",
     "transcription": "speech models are not supported",
     "num_images_per_prompt": "give num_waveforms_per_prompt=",
     "timesteps": "give num_inference_steps= and sampler=",
     "cross_attention_kwargs": "give attention=",
 }
+SAVING = {
+    "safe_serialization": "safetensors are what is written",
+    "max_shard_size": "every network is one file",
+    "push_to_hub": "call push_to_hub(repo_id)",
+}
 ATTRIBUTES = {
     "scheduler": "give each call sampler='ddim' or 'dpm++'",
-    "set_progress_bar_config": "a call shows no progress bar: give it callback= to draw one",
-    "progress_bar": "a call shows no progress bar: give it callback= to draw one",
+    "progress_bar": "set_progress_bar_config() shows one in every call",
+    "enable_sequential_cpu_offload": "enable_model_cpu_offload() moves whole networks",
     "enable_attention_slicing": "attention never holds its weights: there is nothing to slice",
     "enable_xformers_memory_efficient_attention": "attention is PyTorch's fused one as it is",
     "enable_vae_slicing": "clips are decoded one by one as it is",
     "enable_vae_tiling": "give a call decode='tiled'",
-    "save_pretrained": "the bundle's folder is pipe.folder: copy it",
     "load_lora_weights": "LoRA is not supported",
-    "tokenizer": "its text towers are pipe.text",
-    "text_encoder": "its text towers are pipe.text",
+    "tokenizer": "encode_prompt reads texts; its tokenizers are files in pipe.folder",
+    "text_encoder": "its text towers are in pipe.text, and in pipe.components",
+    "num_timesteps": "the call's num_inference_steps",
+    "_interrupt": "set pipe.interrupt = True",
 }
 
 

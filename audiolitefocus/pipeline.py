@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -22,7 +23,8 @@ from audiolitefocus.diffusion.denoise import denoise
 from audiolitefocus.diffusion.noise import ClipNoise, initial_latents
 from audiolitefocus.diffusion.prompts import Array, Prompts
 from audiolitefocus.diffusion.recording import Recording
-from audiolitefocus.habits import ATTRIBUTES, CALLING, LOADING, refuse
+from audiolitefocus.habits import CALLING, LOADING, refuse
+from audiolitefocus.interop import DiffusersHabits
 from audiolitefocus.models.condition import Condition, pad_tokens, repeat_condition
 from audiolitefocus.models.text_encoder import TextEncoder
 from audiolitefocus.models.unet import UNet
@@ -37,16 +39,18 @@ from audiolitefocus.runtime import (
     check_finite,
     choose_device,
     choose_dtype,
+    clips_text,
     compiled_or_eager,
     denoising_bytes,
     halve_on_oom,
     oom_as_memory_error,
+    oom_remedies,
 )
+from audiolitefocus.steps import Callback, OnStepEnd, RunningCall, RunningCalls, StepEnd
 from audiolitefocus.validation import check_choice, check_number
 
 OUTPUT_TYPES = ("np", "pt", "latent", "blocks")
 
-Callback = Callable[[int, int, Tensor], object]  # step, timestep, latents
 OnBlock = Callable[[int, int], object]  # done, total
 
 
@@ -70,7 +74,7 @@ class Request:
     start: Tensor
 
 
-class AudioLDM2Pipeline:
+class AudioLDM2Pipeline(DiffusersHabits):
     """Text to audio. Make one with `from_pretrained`, then call it.
 
     Calls share nothing but the weights: any number of threads may call one pipeline, with different
@@ -94,6 +98,7 @@ class AudioLDM2Pipeline:
         self._text: TextEncoder | None = None
         self._loading = threading.Lock()
         self._evaluate = unet.evaluate
+        self._calls, self._bar = RunningCalls(), {"disable": True}
 
     @classmethod
     def from_pretrained(
@@ -104,6 +109,7 @@ class AudioLDM2Pipeline:
         torch_dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = "auto",
         offload: bool = False,
+        variant: str | None = None,
         revision: str | None = None,
         cache_dir: str | os.PathLike | None = None,
         local_files_only: bool = False,
@@ -114,13 +120,15 @@ class AudioLDM2Pipeline:
 
         Args:
             model: a converted folder, a name of `config.MODELS` ("demo", "audioldm2", ...), or a
-                hub repository in diffusers layout, which is fetched and converted into the cache
-                once.
+                folder or hub repository in diffusers layout, which is converted into the hub's
+                cache once.
             dtype, torch_dtype: of UNet, VAE and vocoder, but for the layers where half precision is
                 audible; default float32. Text and the arithmetic of sampling are float32.
             device: "auto" (CUDA, else MPS, else CPU), "cuda", "mps", "cpu" or a torch.device.
             offload: keep every network on the CPU but while it runs: slower, and the device holds
                 no more than the largest of them (the text towers count as one).
+            variant: of weights files in diffusers layout to prefer to others, as "fp16"; their
+                dtype is not that of the pipeline.
             revision, cache_dir, local_files_only, token: for the hub, as in huggingface_hub.
 
         Raises:
@@ -132,6 +140,7 @@ class AudioLDM2Pipeline:
         chosen = choose_dtype(torch_dtype if dtype is None else dtype, place)
         folder = resolve_bundle(
             model,
+            variant=variant,
             revision=revision,
             cache_dir=cache_dir,
             local_files_only=local_files_only,
@@ -178,15 +187,6 @@ class AudioLDM2Pipeline:
         if self._text is not None:
             self._text.to(home)
 
-    def __getattr__(self, name: str):
-        advice = f"; {ATTRIBUTES[name]}" if name in ATTRIBUTES else ""
-        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{advice}")
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name in ATTRIBUTES:
-            getattr(self, name)
-        super().__setattr__(name, value)
-
     @property
     def text(self) -> TextEncoder:
         """The text towers, loaded when they are first needed."""
@@ -216,8 +216,11 @@ class AudioLDM2Pipeline:
         negative_attention_mask: Array = None,
         negative_generated_prompt_embeds: Array = None,
         output_type: str = "np",
+        return_dict: bool = True,
         callback: Callback | None = None,
         callback_steps: int = 1,
+        callback_on_step_end: OnStepEnd | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         on_block: OnBlock | None = None,
         **changes,
     ) -> AudioOutput:
@@ -237,8 +240,13 @@ class AudioLDM2Pipeline:
                 same to steer away from.
             output_type: "np", "pt", "latent" for the denoised latents, or "blocks" to stream the
                 waveforms, one clip after another (`AudioOutput.save` takes them).
+            return_dict: False for a tuple of the `audios` alone.
             callback: called as callback(step, timestep, latents) every `callback_steps` steps;
                 raise to cancel.
+            callback_on_step_end: called as callback_on_step_end(pipe, step, timestep, {"latents":
+                latents}) after every step; "latents" in the dict that it returns replace the
+                current ones.
+            callback_on_step_end_tensor_inputs: of "latents" alone.
             on_block: called as on_block(done, total) while a long clip is decoded in tiles.
 
         Raises:
@@ -248,7 +256,7 @@ class AudioLDM2Pipeline:
         # 1. Check everything before any work
         refuse(changes.keys() & CALLING, CALLING, "a call")
         options = GenerationOptions.make(options, changes)
-        self._check_call(options, output_type, callback_steps)
+        self._check_call(options, output_type, callback_steps, callback_on_step_end_tensor_inputs)
         prompts = Prompts.make(
             prompt,
             self.config.unet,
@@ -262,21 +270,23 @@ class AudioLDM2Pipeline:
         )
         request = self._request(prompts, options, _streams(generator, options.seed), latents)
 
-        with oom_as_memory_error(self._oom_message(request)):
+        with oom_as_memory_error(self._oom_message(request)), self._calls() as call:
             # 2. Text -> conditioning
             condition, negative = self._encode(request)
 
             # 3. Noise -> latents
-            report = _every(callback, callback_steps)
-            denoised = self._denoise(request, condition, negative, report)
+            steps = options.steps_taken * len(request.start)
+            hooks = callback, callback_steps, callback_on_step_end
+            with StepEnd(self, steps, self._bar, *hooks) as step_end:
+                denoised = self._denoise(request, condition, negative, step_end, call)
             if output_type == "latent":
-                return AudioOutput(denoised, self.sampling_rate, attention=request.attention)
+                return _returned(denoised, self.sampling_rate, None, request, return_dict)
 
             # 4. Latents -> waveform, decoded when it is asked for
             sounds = self._sounds(request, denoised, on_block)
             if output_type == "blocks":
                 streams = [(block[0] for block in blocks) for blocks in sounds]
-                return AudioOutput(streams, self.sampling_rate, attention=request.attention)
+                return _returned(streams, self.sampling_rate, None, request, return_dict)
             audios = self._collect(sounds, request.length.samples)
 
             # 5. Rank candidates
@@ -284,7 +294,7 @@ class AudioLDM2Pipeline:
             if prompts.texts is not None and options.num_waveforms_per_prompt > 1:
                 audios, scores = self.rank(prompts.texts, audios)
         waveforms = audios.numpy() if output_type == "np" else audios
-        return AudioOutput(waveforms, self.sampling_rate, scores, request.attention)
+        return _returned(waveforms, self.sampling_rate, scores, request, return_dict)
 
     def encode_prompt(self, prompt: str | list[str]) -> Condition:
         """The condition of each text.
@@ -372,9 +382,15 @@ class AudioLDM2Pipeline:
         return self
 
     def _check_call(
-        self, options: GenerationOptions, output_type: str, callback_steps: int
+        self,
+        options: GenerationOptions,
+        output_type: str,
+        callback_steps: int,
+        tensor_inputs: Sequence[str],
     ) -> None:
         """Raise ValueError for what does not go together."""
+        for name in tensor_inputs:
+            check_choice("callback_on_step_end_tensor_inputs", name, ("latents",))
         check_choice("output_type", output_type, OUTPUT_TYPES)
         check_number("callback_steps", callback_steps, 1, 10**9)
         train_steps = self.config.schedule.train_steps
@@ -430,7 +446,12 @@ class AudioLDM2Pipeline:
         return condition, repeat_condition(negative, copies) if guided and negative else None
 
     def _denoise(
-        self, request: Request, condition: Condition, negative: Condition | None, report: Callback
+        self,
+        request: Request,
+        condition: Condition,
+        negative: Condition | None,
+        step_end: StepEnd,
+        call: RunningCall,
     ) -> Tensor:
         """Latents (clips, 8, t, 16), of all clips together or in groups that fit into memory."""
         # 1. What is known: the latents of the recording
@@ -454,10 +475,13 @@ class AudioLDM2Pipeline:
                 fresh=request.noise[group],
                 known=known,
                 evaluate=self._evaluate,
+                step_end=step_end,
             )
-            for step, (timestep, latents) in enumerate(steps):
-                report(step, timestep, latents)
-            return latents
+            for latents in steps:
+                denoised = latents
+                if call.stopped:
+                    break
+            return denoised
 
         with self.on_device(self.unet):
             latents = torch.cat(halve_on_oom(len(start), denoise_group))
@@ -491,32 +515,21 @@ class AudioLDM2Pipeline:
         needed = denoising_bytes(self.config, length.latent_frames, clips, itemsize)
         if needed > free:
             warnings.warn(
-                f"{_clips(clips)} of {length.seconds:g} s need about {needed / 1e9:.1f} GB, and "
-                f"{free / 1e9:.1f} GB are free; {self._what_helps(clips)}",
+                f"{clips_text(clips)} of {length.seconds:g} s need about {needed / 1e9:.1f} GB, "
+                f"and {free / 1e9:.1f} GB are free; {self._remedies(clips)}",
                 stacklevel=4,
             )
 
     def _oom_message(self, request: Request) -> str:
         clips, seconds = len(request.start), request.length.seconds
         return (
-            f"out of memory on {self.device} making {_clips(clips)} of {seconds:g} s, even "
-            f"one at a time; {self._what_helps(clips)}"
+            f"out of memory on {self.device} making {clips_text(clips)} of {seconds:g} s, even "
+            f"one at a time; {self._remedies(clips)}"
         )
 
-    def _what_helps(self, clips: int) -> str:
-        """Suggestions that reduce memory, least disruptive first."""
-        half = self.unet.conv_in.weight.element_size() < 4
-        helps = [
-            "" if self.on_device.offload or self.device.type == "cpu" else "--offload",
-            "--batch-size 1" if clips > 1 else "",
-            "" if half else "--dtype bfloat16",
-            "a shorter --duration",
-        ]
-        return "what helps: " + ", ".join(filter(None, helps))
-
-
-def _clips(count: int) -> str:
-    return "1 clip" if count == 1 else f"{count} clips"
+    def _remedies(self, clips: int) -> str:
+        itemsize = self.unet.conv_in.weight.element_size()
+        return oom_remedies(self.on_device, clips=clips, itemsize=itemsize)
 
 
 def _streams(
@@ -528,11 +541,9 @@ def _streams(
     return generator if seed is None else torch.Generator().manual_seed(seed)
 
 
-def _every(callback: Callback | None, steps: int) -> Callback:
-    """`callback`, called once in so many steps."""
-
-    def report(step: int, timestep: int, latents: Tensor) -> None:
-        if callback is not None and step % steps == 0:
-            callback(step, timestep, latents)
-
-    return report
+def _returned(
+    audios: Any, rate: int, scores: Tensor | None, request: Request, return_dict: bool
+) -> AudioOutput:
+    if not return_dict:
+        return (audios,)  # type: ignore[return-value]  # as whoever asks for it knows
+    return AudioOutput(audios, rate, scores, request.attention)

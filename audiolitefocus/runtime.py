@@ -150,6 +150,22 @@ def oom_as_memory_error(message: str) -> Iterator[None]:
         raise MemoryError(message) from None
 
 
+def oom_remedies(offloader: Offloader, *, clips: int, itemsize: int) -> str:
+    """Suggestions that reduce memory, least disruptive first; `itemsize` is that of the weights."""
+    helps = [
+        "" if offloader.offload or offloader.device.type == "cpu" else "--offload",
+        "--batch-size 1" if clips > 1 else "",
+        "" if itemsize < 4 else "--dtype bfloat16",
+        "a shorter --duration",
+    ]
+    return "what helps: " + ", ".join(filter(None, helps))
+
+
+def clips_text(count: int) -> str:
+    """A number of clips in words."""
+    return "1 clip" if count == 1 else f"{count} clips"
+
+
 def halve_on_oom(count: int, work: Callable[[slice], T]) -> list[T]:
     """`work` on `count` clips at once, and on half as many from where memory runs out."""
     done: list[T] = []

@@ -103,7 +103,7 @@ def test_denoising_stays_on_the_device(noise, fake, attention, sampler, known, d
         fresh=noise,
         known=None if known == "nothing" else recording(known == "a part"),
     )
-    seen = [(made.device.type, made.dtype, made.shape) for _, made in steps]
+    seen = [(made.device.type, made.dtype, made.shape) for made in steps]
     assert seen == [("cuda", torch.float32, latents.shape)] * (3 if known == "nothing" else 2)
 
 
@@ -114,7 +114,7 @@ def test_reuse_and_steps_without_guidance_stay_on_the_device(noise, fake):
     )
     latents = torch.empty(CLIPS, 8, FRAMES, ROWS)
     arguments = latents, condition(), condition(), options, CONFIG.schedule
-    seen = [made.device.type for _, made in denoise(unet, *arguments, fresh=noise)]
+    seen = [made.device.type for made in denoise(unet, *arguments, fresh=noise)]
     assert seen == ["cuda"] * 8
 
 

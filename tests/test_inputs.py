@@ -32,8 +32,8 @@ def test_numpy_inputs_are_tensors(pipe):
         ({"generator": [3], "seed": None}, r"generator \[3\]: must be"),
         ({"latents": [[1.0]]}, "latents: must be a tensor or an array, not list"),
         ({"latents": np.zeros((1, 8, 16, 16), int)}, "latents: must be floating point"),
-        ({"return_dict": False}, "a call returns an AudioOutput"),
-        ({"callback_on_step_end": print}, "give callback="),
+        ({"timesteps": [1]}, "give num_inference_steps= and sampler="),
+        ({"callback_on_step_end_tensor_inputs": ["t5"]}, "must be one of latents"),
         ({"cross_attention_kwargs": {}}, "give attention="),
     ],
 )
@@ -43,7 +43,7 @@ def test_other_inputs_are_named_with_what_to_write(pipe, arguments, message):
 
 
 @pytest.mark.parametrize(
-    "argument, advice", [("variant", "dtype="), ("use_safetensors", "are read"), ("speed", "")]
+    "argument, advice", [("device_map", "device="), ("use_safetensors", "are read"), ("speed", "")]
 )
 def test_arguments_of_loading_are_named_with_what_to_write(tiny_bundle, argument, advice):
     with pytest.raises(ValueError, match=f"from_pretrained has no argument '{argument}'.*{advice}"):
@@ -53,8 +53,8 @@ def test_arguments_of_loading_are_named_with_what_to_write(tiny_bundle, argument
 def test_what_diffusers_has_is_named_with_what_to_write(pipe):
     with pytest.raises(AttributeError, match="sampler='ddim' or 'dpm\\+\\+'"):
         pipe.scheduler = object()
-    with pytest.raises(AttributeError, match="callback= to draw one"):
-        pipe.set_progress_bar_config(disable=True)
+    with pytest.raises(AttributeError, match=r"set_progress_bar_config\(\) shows one"):
+        pipe.progress_bar(total=3)
     with pytest.raises(AttributeError, match="has no attribute 'sound'$"):
         _ = pipe.sound
     assert not hasattr(pipe, "scheduler")

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from audiolitefocus.atomic import atomic_file, check_writable
+from audiolitefocus.audio.formats import bits_of, check_rate, encode_sound
 from audiolitefocus.audio.length import MAX_SECONDS
 from audiolitefocus.audio.resample import resample
 from audiolitefocus.validation import check_not_pointer
 
-SOUND_SUFFIXES = (".wav", ".flac", ".ogg")
-SAMPLE_BYTES = 2  # in files that are written, at most
 SOUND_RATES = (4000, 384000)  # of files that are read
 BLOCK_SAMPLES = 1 << 16  # read at a time
 UNKNOWN_FRAMES = 1 << 62  # libsndfile's length of a stream that does not say it
@@ -30,11 +29,13 @@ WHOLE_FILE = ("RIFF", "FORM", "RF64")  # chunks whose size says nothing of the s
 LARGEST_PAGE = 27 + 255 + 255 * 255  # bytes, of Ogg
 
 
-def check_sound_path(path: str | os.PathLike[str]) -> Path:
-    """Raise ValueError or OSError now for a sound file that could not be written later."""
+def check_sound_path(path: str | os.PathLike[str], bits: int | None = None) -> Path:
+    """Raise ValueError or OSError now for a sound file that could not be written later.
+
+    `bits` as in `write_sound`. What depends on the rate, `formats.check_rate` checks.
+    """
     path = Path(path)
-    if path.suffix.lower() not in SOUND_SUFFIXES:
-        raise ValueError(f"{path}: the name must end in one of {', '.join(SOUND_SUFFIXES)}")
+    bits_of(path, bits)
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the name of a sound file")
     check_writable(path.parent)
@@ -42,46 +43,29 @@ def check_sound_path(path: str | os.PathLike[str]) -> Path:
 
 
 def write_sound(
-    path: str | os.PathLike[str], waveform: np.ndarray | Tensor | Iterable[Tensor], rate: int
+    path: str | os.PathLike[str],
+    waveform: np.ndarray | Tensor | Iterable[Tensor],
+    rate: int,
+    *,
+    bits: int | None = None,
 ) -> Path:
-    """Write a mono waveform in [-1, 1] as 16 bit wav or flac, or Vorbis ogg, by the name's ending.
+    """Write a mono waveform in [-1, 1] as wav, flac, ogg (Vorbis), opus or mp3, by the name.
 
     The waveform may come in blocks, which are written as they are made. The file appears whole or
-    not at all. Raises ValueError for NaN or infinite samples, OSError where it cannot be written.
+    not at all.
+
+    Args:
+        bits: a sample: 16, the default, or 24 in wav and flac, or 32, floating point, in wav.
+
+    Raises:
+        ValueError: NaN or infinite samples; another ending; bits or a rate that the format lacks.
+        OSError: the file cannot be written.
     """
-    path = check_sound_path(path)
+    path = check_sound_path(path, bits)
+    check_rate(path, rate)
     with atomic_file(path) as beside:
-        encode_sound(beside, path, waveform, rate)
+        encode_sound(beside, path, waveform, rate, bits=bits)
     return path
-
-
-def encode_sound(
-    beside: Path, path: Path, waveform: np.ndarray | Tensor | Iterable[Tensor], rate: int
-) -> None:
-    """Write a waveform into the file `beside` in the format that the name of `path` asks for."""
-    vorbis, kind = path.suffix.lower() == ".ogg", path.suffix[1:].upper()
-    subtype = "VORBIS" if vorbis else "PCM_16"
-    blocks = [waveform] if isinstance(waveform, (np.ndarray, Tensor)) else waveform
-    try:
-        with soundfile.SoundFile(beside, "w", rate, 1, subtype, format=kind) as file:
-            for block in blocks:
-                samples = np.asarray(block, dtype=np.float32)
-                if samples.ndim != 1 or not np.isfinite(samples).all():
-                    raise ValueError(
-                        f"waveform for {path}: one dimension of finite samples, got shape "
-                        f"{samples.shape}"
-                    )
-                # One call with many samples overflows the stack of libsndfile's Vorbis encoder.
-                for start in range(0, len(samples), rate):
-                    part = samples[start : start + rate]
-                    file.write(part.clip(-1, 1) if vorbis else _pcm(part))
-    except soundfile.LibsndfileError as error:
-        raise OSError(f"cannot write {path}: is the disk full? ({error})") from None
-
-
-def _pcm(samples: np.ndarray) -> np.ndarray:
-    """16 bit, rounded here because libsndfile rounds differently for wav and for flac."""
-    return (samples * 32768).round().clip(-32768, 32767).astype(np.int16)
 
 
 def read_sound(source: str | os.PathLike[str] | BinaryIO, rate: int) -> Tensor:

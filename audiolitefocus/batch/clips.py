@@ -1,88 +1,45 @@
-"""Clips as files: what to make, and the JSON beside each sound that says how to make it again."""
+"""Clips as files: made, written with their recipes, and never over what is somebody else's."""
 
 import json
 import os
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import soundfile
 import torch
 
-from audiolitefocus import __version__
 from audiolitefocus.atomic import atomic_files, check_room
-from audiolitefocus.attention.settings import attention_text
-from audiolitefocus.audio.files import (
-    SAMPLE_BYTES,
-    SOUND_SUFFIXES,
-    check_sound_path,
-    encode_sound,
-    sound_length,
-)
+from audiolitefocus.audio.files import check_sound_path
+from audiolitefocus.audio.formats import SOUND_SUFFIXES, bits_of, check_rate, encode_sound
 from audiolitefocus.audio.length import ClipLength
 from audiolitefocus.batch.names import slug
+from audiolitefocus.batch.recipes import (
+    bits_in,
+    describe_pipeline,
+    is_recipe,
+    made_options,
+    read_recipe,
+    recipe_inside,
+    recipe_path,
+    to_comment,
+)
+from audiolitefocus.batch.requests import ClipRequest, check_sources, prepare
 from audiolitefocus.checkpoints.bundle import sha256
-from audiolitefocus.checkpoints.towers import transformers_version
-from audiolitefocus.diffusion.recording import changed_span
-from audiolitefocus.options import NAMES, SHORT, GenerationOptions, OptionError
+from audiolitefocus.options import GenerationOptions
 from audiolitefocus.output import AudioOutput
 from audiolitefocus.pipeline import AudioLDM2Pipeline, Callback, OnBlock
-from audiolitefocus.validation import check_texts, shown
+from audiolitefocus.validation import check_texts
 
 
-@dataclass(frozen=True)
-class ClipRequest:
-    """One clip to make: a sound file, and beside it a JSON file.
-
-    Attributes:
-        options: with a seed, and with a file as recording if there is one.
-        recording_sha256, recording_seconds: of that file, when the clip was planned.
-    """
-
-    prompt: str
-    path: Path
-    options: GenerationOptions
-    recording_sha256: str | None = None
-    recording_seconds: float | None = None
-
-    @property
-    def seed(self) -> int:
-        assert self.options.seed is not None, "a clip without a seed could not be made again"
-        return self.options.seed
-
-
-def prepare(
-    prompt: str, path: Path, options: GenerationOptions, digest: Callable[[Path], str] = sha256
+def plan(
+    prompt: str,
+    path: Path | None,
+    options: GenerationOptions,
+    *,
+    force: bool,
+    bits: int | None = None,
 ) -> ClipRequest:
-    """A clip to make, checked as far as that is possible without a model.
-
-    Args:
-        digest: of a recording's file.
-
-    Raises:
-        ValueError: a recording that is no sound file by its header, or that the options do not fit;
-            several negative prompts.
-    """
-    negative = options.negative_prompt
-    if not isinstance(negative, (str, type(None))):
-        raise ValueError(f"negative_prompt {shown(list(negative))}: must be one text for a clip")
-    recording = options.recording
-    if recording is None:
-        return ClipRequest(prompt, path, options)
-    if not isinstance(recording, str):
-        raise ValueError("give the recording of a clip as a file: samples cannot be read again")
-    samples, rate = sound_length(recording)
-    try:
-        changed_span(samples, rate, options.inpaint, options.audio_length_in_s)
-    except OptionError as error:
-        raise ValueError(f"{recording}: {error.renamed(SHORT)}") from None
-    except ValueError as error:
-        raise ValueError(f"{recording}: {error}") from None
-    return ClipRequest(prompt, path, options, digest(Path(recording)), samples / rate)
-
-
-def plan(prompt: str, path: Path | None, options: GenerationOptions, *, force: bool) -> ClipRequest:
     """The clip to make of one prompt; by default with a random seed, and named after the prompt.
 
     Raises:
@@ -92,11 +49,11 @@ def plan(prompt: str, path: Path | None, options: GenerationOptions, *, force: b
     if options.seed is None:
         options = replace(options, seed=secrets.randbits(32))
     path = path or Path(f"{slug(prompt)}-{options.seed}.wav")
-    check_sound_path(path)
+    check_sound_path(path, bits)
     taken = existing(path)
     if taken and not force and not _is_left_over(path):
         raise ValueError(f"{taken[0]} exists; pass --force to replace it, or choose another name")
-    clip = prepare(prompt, path, options)
+    clip = prepare(prompt, path, options, bits=bits)
     check_sources([clip])
     return clip
 
@@ -106,45 +63,25 @@ def existing(path: Path) -> list[Path]:
     return [file for file in (path, recipe_path(path)) if os.path.lexists(file)]
 
 
-def recipe_path(path: Path) -> Path:
-    """The JSON file beside a sound file."""
-    return path.with_suffix(".json")
-
-
 def _is_left_over(path: Path) -> bool:
     """True if only a recipe is there: it is renamed first, and the process was killed then."""
-    recipe = recipe_path(path)
+    beside = recipe_path(path)
     sounds = [path.with_suffix(suffix) for suffix in SOUND_SUFFIXES]  # it may be of another one
-    alone = existing(path) == [recipe] and not any(map(os.path.lexists, sounds))
-    return alone and _is_ours(read_recipe(recipe))
-
-
-def _is_ours(found: dict) -> bool:
-    return {"prompt", "sha256", "versions"} <= found.keys()
-
-
-def check_sources(clips: list[ClipRequest]) -> None:
-    """Raise ValueError if writing one of these clips would destroy a recording of another."""
-    sources = {Path(clip.options.recording).resolve() for clip in clips if clip.recording_sha256}  # type: ignore[arg-type]
-    for clip in clips:
-        for target in (clip.path, recipe_path(clip.path)):
-            if target.resolve() in sources:
-                raise ValueError(
-                    f"{target} is a recording that clips are made from, and would be replaced: "
-                    f"choose another name or folder"
-                )
+    alone = existing(path) == [beside] and not any(map(os.path.lexists, sounds))
+    return alone and is_recipe(read_recipe(beside))
 
 
 def check_replaceable(pipe: AudioLDM2Pipeline, clip: ClipRequest, *, force: bool) -> None:
     """Raise ValueError unless the clip may be written where it is to be.
 
     Free names may, and what a killed process has left. Clips that this program made with other
-    settings may with `force`, and other files never.
+    settings may with `force`, and other files never: nor a sound with a recipe in its tags alone,
+    for those stay where the sound is edited, and only the JSON beside it tells.
     """
     taken, found = existing(clip.path), read_recipe(recipe_path(clip.path))
     if not taken or _is_left_over(clip.path):
         return
-    if clip.path in taken and _is_ours(found):
+    if clip.path in taken and is_recipe(found):
         if found["sha256"] != sha256(clip.path):
             if _is_recipe_of(pipe, clip, found):  # renamed first, and killed before the sound was
                 return
@@ -155,19 +92,15 @@ def check_replaceable(pipe: AudioLDM2Pipeline, clip: ClipRequest, *, force: bool
                 f"{clip.path} exists, made with other settings: pass --force to replace it, or "
                 f"choose another name or folder"
             )
+    if taken == [clip.path] and recipe_inside(clip.path):
+        raise ValueError(
+            f"{clip.path} exists, and the JSON beside it is gone, so that nobody knows if it was "
+            f"changed since: move it, or choose another name or folder"
+        )
     raise ValueError(
         f"{taken[0]} exists, and was not made by this program or has been changed since: move it, "
         f"or choose another name or folder"
     )
-
-
-def read_recipe(path: Path) -> dict:
-    """A clip's recipe, the JSON beside it; empty if the file is absent or something else."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def make_clips(
@@ -182,13 +115,17 @@ def make_clips(
     pipeline's callbacks.
 
     Raises:
-        OSError: no room for the sounds, before any work.
+        ValueError: a sound's format does not have the model's sampling rate.
+        OSError: no room for the sounds. Both before any work.
     """
-    # 1. Room for the sounds
+    # 1. Room for the sounds, in formats that can hold them
+    for clip in clips:
+        check_rate(clip.path, pipe.sampling_rate)
     options, copies = clips[0].options, clips[0].options.num_waveforms_per_prompt
     seconds = options.audio_length_in_s or clips[0].recording_seconds
     samples = ClipLength(seconds or pipe.config.trained_seconds, pipe.config).samples
-    check_room(clips[0].path.parent, len(clips) * samples * SAMPLE_BYTES)
+    widths = [(bits_of(clip.path, clip.bits) or 16) // 8 for clip in clips]
+    check_room(clips[0].path.parent, samples * sum(widths))
     # 2. All clips and their candidates, each clip from its own seed
     streams = [torch.Generator().manual_seed(clip.seed) for clip in clips]
     output = pipe(
@@ -212,20 +149,36 @@ def make_clips(
 
 
 def save_clip(pipe: AudioLDM2Pipeline, clip: ClipRequest, output: AudioOutput) -> None:
-    """Write a clip's sound and its recipe; they appear when both are whole, the recipe first."""
-    path = check_sound_path(clip.path)
+    """Write a clip's sound and its recipe; they appear when both are whole, the recipe first.
+
+    The recipe is written into the sound's tags too, where it fits.
+    """
+    path = check_sound_path(clip.path, clip.bits)
+    made = recipe(pipe, clip, output)
     with atomic_files(recipe_path(path), path) as (text, sound):
-        encode_sound(sound, path, output.audios[0], output.sampling_rate)
-        description = json.dumps(recipe(pipe, clip, output, sound), indent=2, ensure_ascii=False)
+        encode_sound(
+            sound,
+            path,
+            output.audios[0],
+            output.sampling_rate,
+            bits=clip.bits,
+            comment=to_comment(made),
+        )
+        whole = {**made, "samples": soundfile.info(sound).frames, "sha256": sha256(sound)}
+        description = json.dumps(whole, indent=2, ensure_ascii=False)
         text.write_text(description + "\n", encoding="utf-8")
 
 
 def is_saved(pipe: AudioLDM2Pipeline, clip: ClipRequest) -> bool:
-    """True if the sound is there, and its recipe has the same prompt, options and model.
+    """True if the sound is there, and its recipe has the same prompt, options, bits and model.
 
-    Recipes of older versions, with short names of options and without new ones, are understood.
+    The recipe in its tags counts where there is no JSON beside it. Recipes of older versions, with
+    short names of options and without new ones, are understood.
     """
-    found = read_recipe(recipe_path(clip.path))
+    beside = recipe_path(clip.path)
+    if not os.path.lexists(beside):
+        return _is_recipe_of(pipe, clip, recipe_inside(clip.path))
+    found = read_recipe(beside)
     try:
         return _is_recipe_of(pipe, clip, found) and found.get("sha256") == sha256(clip.path)
     except OSError:
@@ -233,30 +186,21 @@ def is_saved(pipe: AudioLDM2Pipeline, clip: ClipRequest) -> bool:
 
 
 def _is_recipe_of(pipe: AudioLDM2Pipeline, clip: ClipRequest, found: dict) -> bool:
-    try:
-        made = GenerationOptions.make(None, {n: v for n, v in found.items() if n in NAMES})
-    except (ValueError, TypeError):
-        return False
-    return made == _options_used(pipe, clip) and _origin(pipe, clip).items() <= found.items()
+    same_bits = (bits_in(found) or bits_of(clip.path)) == bits_of(clip.path, clip.bits)
+    return (
+        same_bits
+        and made_options(found) == _options_used(pipe, clip)
+        and _origin(pipe, clip).items() <= found.items()
+    )
 
 
-def recipe(pipe: AudioLDM2Pipeline, clip: ClipRequest, output: AudioOutput, sound: Path) -> dict:
-    """The JSON of a clip: how to make it again, and what its sound file is."""
+def recipe(pipe: AudioLDM2Pipeline, clip: ClipRequest, output: AudioOutput) -> dict:
+    """How to make a clip again: all of its JSON but what its sound file is."""
     return {
         **_origin(pipe, clip),
         **_options_used(pipe, clip).to_json(),
-        "attention_ran": attention_text(output.attention),
-        "scores": None if output.scores is None else output.scores.tolist(),
-        "samples": soundfile.info(sound).frames,
-        "sampling_rate": output.sampling_rate,
-        "sha256": sha256(sound),
-        "dtype": str(pipe.unet.conv_in.weight.dtype).removeprefix("torch."),
-        "device": pipe.device.type,
-        "versions": {
-            "audiolitefocus": __version__,
-            "torch": torch.__version__,
-            "transformers": transformers_version,
-        },
+        "bits": bits_of(clip.path, clip.bits),
+        **describe_pipeline(pipe, output),
     }
 
 

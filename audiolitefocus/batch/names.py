@@ -3,7 +3,7 @@
 import re
 import unicodedata
 
-from audiolitefocus.audio.files import SOUND_SUFFIXES
+from audiolitefocus.audio.formats import SOUND_SUFFIXES
 
 RESERVED = re.compile("con|prn|aux|nul|conin\\$|conout\\$|(com|lpt)[0-9¹²³]")  # of Windows
 SEPARATORS = '<>:"/\\|?*'  # what one system or another does not allow

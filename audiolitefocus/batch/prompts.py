@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from audiolitefocus.audio.files import check_writable
-from audiolitefocus.batch.clips import ClipRequest, check_sources, prepare
 from audiolitefocus.batch.names import check_name, key, slug
+from audiolitefocus.batch.requests import ClipRequest, check_sources, prepare
 from audiolitefocus.checkpoints.bundle import sha256
 from audiolitefocus.options import SHORT, GenerationOptions
 from audiolitefocus.validation import check_texts, parse_object, shown
@@ -39,7 +39,9 @@ class Entry:
     repeat: int
 
 
-def read_prompts(file: Path, folder: Path, options: GenerationOptions) -> list[ClipRequest]:
+def read_prompts(
+    file: Path, folder: Path, options: GenerationOptions, *, bits: int | None = None
+) -> list[ClipRequest]:
     """The clips of a file of prompts, to be written into a folder, which is made if need be.
 
     A line is TEXT, or TEXT|NAME, or a JSON object: {"prompt": TEXT, "name": NAME, ...} with any
@@ -51,6 +53,7 @@ def read_prompts(file: Path, folder: Path, options: GenerationOptions) -> list[C
     Args:
         options: of entries that do not say otherwise. Without a seed, one is made from the text:
             the same whenever the file is read, and another one where a text is repeated.
+        bits: a sample of every sound file, as in `audio.files.write_sound`.
 
     Raises:
         ValueError, OSError: an invalid entry, by its number; a name that no file can have, or that
@@ -70,7 +73,7 @@ def read_prompts(file: Path, folder: Path, options: GenerationOptions) -> list[C
     for entry in entries:
         with _located(file, entry.where):
             path = folder / names[entry.where]
-            clips.append(prepare(entry.prompt, path, entry.options, digest))
+            clips.append(prepare(entry.prompt, path, entry.options, digest, bits=bits))
     check_sources(clips)
     folder.mkdir(parents=True, exist_ok=True)
     check_writable(folder)

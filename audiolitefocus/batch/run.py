@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 import torch
 
 from audiolitefocus.batch.clips import (
-    ClipRequest,
     check_replaceable,
     is_saved,
     make_clips,
     save_clip,
 )
+from audiolitefocus.batch.requests import ClipRequest
 from audiolitefocus.options import GenerationOptions
 from audiolitefocus.output import AudioOutput
 from audiolitefocus.pipeline import AudioLDM2Pipeline
@@ -96,12 +96,10 @@ class BatchRun:
         check_number("batch_size", batch_size, 1, 10000)
         self.pipe, self.report, missing = pipe, Report(), []
         for clip in clips:
-            saved = is_saved(pipe, clip)
-            if saved and not force:
+            if is_saved(pipe, clip) and not force:
                 self.report.kept.append(str(clip.path))
                 continue
-            if not saved:
-                check_replaceable(pipe, clip, force=force)
+            check_replaceable(pipe, clip, force=force)
             missing.append(clip)
         self.batches = group(missing, batch_size)
         self.steps = sum(map(_steps, self.batches))

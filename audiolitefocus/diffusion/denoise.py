@@ -26,6 +26,7 @@ from audiolitefocus.reuse.settings import choose_reuse
 from audiolitefocus.reuse.store import ReuseStore
 
 Evaluate = Callable[[Tensor, StepInputs], Tensor]
+StepEnd = Callable[[int, int, Tensor], Tensor]  # step, timestep, latents -> those to go on with
 
 
 def denoise(
@@ -40,7 +41,8 @@ def denoise(
     fresh: ClipNoise | None = None,
     known: KnownLatents | None = None,
     evaluate: Evaluate | None = None,
-) -> Iterator[tuple[int, Tensor]]:
+    step_end: StepEnd | None = None,
+) -> Iterator[Tensor]:
     """Denoise clips together.
 
     Args:
@@ -53,9 +55,11 @@ def denoise(
         fresh: noise for "ddim" with eta above 0.
         known: latents of a recording to start from, or to keep in part.
         evaluate: `unet.evaluate`, or a compiled form of it.
+        step_end: called as step_end(step, timestep, latents) after every step; returns the latents
+            to go on with.
 
     Yields:
-        After every step its timestep, and the latents (clips, 8, t, 16), float32.
+        After every step the latents (clips, 8, t, 16), float32.
     """
     # 1. What is the same in every step
     device, alphas = unet.conv_in.weight.device, alphas_cumprod(schedule)
@@ -75,21 +79,24 @@ def denoise(
         if taken < steps:
             latents = add_noise(known.latents, latents, levels[0])
 
+    def finish_step(latents: Tensor, step: int) -> Tensor:
+        latents = restore(latents, step)
+        return latents if step_end is None else step_end(step, timesteps[step], latents)
+
     # 3. Noise -> latents
     if options.sampler == "dpm++":
-        sampled = samplers.dpm_solver(predict, latents, timesteps, alphas, restore=restore)
+        yield from samplers.dpm_solver(predict, latents, timesteps, alphas, restore=finish_step)
     else:
         source, shape = fresh or ClipNoise(None, len(latents)), latents.shape[1:]
-        sampled = samplers.ddim(
+        yield from samplers.ddim(
             predict,
             latents,
             timesteps,
             alphas,
             eta=options.eta,
             noise=lambda: source.fresh(shape).to(device),
-            restore=restore,
+            restore=finish_step,
         )
-    yield from zip(timesteps, sampled, strict=True)
 
 
 class GuidedNoise:

@@ -2,8 +2,8 @@
 
 Samplers are generators: they yield the latents after every step, so the caller owns progress,
 previews and cancelling. They see the denoiser as a callable `predict(latents, step) -> noise`, in
-float32, and what must stay as it is as a callable `restore(latents, step) -> latents`, which puts
-it back after every step.
+float32, and what is done to the latents after every step as a callable `restore(latents, step) ->
+latents`: it puts back what must stay as it is.
 """
 
 import math

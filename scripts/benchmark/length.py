@@ -20,7 +20,8 @@ import torch
 
 from audiolitefocus import AudioLDM2Pipeline
 from audiolitefocus.audio.length import ClipLength
-from audiolitefocus.batch.clips import ClipRequest, make_clips, save_clip
+from audiolitefocus.batch.clips import make_clips, save_clip
+from audiolitefocus.batch.requests import ClipRequest
 from audiolitefocus.options import GenerationOptions
 from audiolitefocus.runtime import denoising_bytes
 from scripts.benchmark.timing import machine, release, status

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from audiolitefocus.audio.files import SOUND_SUFFIXES, write_sound
+from audiolitefocus.audio.files import write_sound
+from audiolitefocus.audio.formats import SOUND_SUFFIXES
 from scripts.demo.world.sounds import HELD_OUT, RATE, draw
 
 DEMO_WORLD = "demo-world"

@@ -8,8 +8,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from audiolitefocus.atomic import atomic_file
-from audiolitefocus.batch.clips import ClipRequest
 from audiolitefocus.batch.names import slug
+from audiolitefocus.batch.requests import ClipRequest
 from audiolitefocus.batch.run import BatchRun
 from audiolitefocus.checkpoints.bundle import check_sha256
 from audiolitefocus.options import GenerationOptions

@@ -92,8 +92,7 @@ class Rollouts:
             attention=self.attention,
             evaluate=lambda latents, inputs: on_evaluation(latents, inputs, next(step)),
         )
-        for _, latents in steps:
-            yield latents
+        yield from steps
 
     def outputs(self, latents: Tensor, inputs: StepInputs) -> tuple[Tensor, dict[str, Tensor]]:
         """A full evaluation, and the output of every unit."""

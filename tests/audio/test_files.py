@@ -3,6 +3,8 @@
 import io
 import re
 import struct
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audiolitefocus.audio.files import read_sound, sound_length, write_sound
+from audiolitefocus.audio.formats import (
+    COMMENT_BYTES,
+    SOUND_SUFFIXES,
+    encode_sound,
+    read_comment,
+)
 
 PCM_STEP = 2**-15
+LOSSY = 0.1  # of a tone, at the encoders' default qualities
 RESAMPLED = 2e-3  # of a sine, away from the ends
 
 
@@ -22,15 +31,81 @@ def tone(rate: int, seconds: float = 0.5) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "suffix, tolerance", [(".wav", PCM_STEP), (".flac", PCM_STEP), (".ogg", 0.05)]
+    "suffix, bits, subtype, step",
+    [
+        (".wav", None, "PCM_16", PCM_STEP),
+        (".wav", 24, "PCM_24", PCM_STEP / 256),
+        (".wav", 32, "FLOAT", 0),
+        (".flac", None, "PCM_16", PCM_STEP),
+        (".flac", 24, "PCM_24", PCM_STEP / 256),
+    ],
 )
-def test_sound_files_hold_what_was_written(tmp_path, suffix, tolerance):
+def test_sound_files_hold_what_was_written(tmp_path, suffix, bits, subtype, step):
     waveform = 0.5 * np.sin(np.arange(48000) * 0.05).astype(np.float32)
-    path = write_sound(tmp_path / f"tone{suffix}", waveform, 16000)
+    path = write_sound(tmp_path / f"tone{suffix}", waveform, 16000, bits=bits)
     read, rate = soundfile.read(path, dtype="float32")
-    assert rate == 16000 and len(read) == 48000
-    np.testing.assert_allclose(read, waveform, atol=tolerance)
+    assert rate == 16000 and soundfile.info(path).subtype == subtype
+    np.testing.assert_allclose(read, waveform, rtol=0, atol=step / 2)
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("length", [16000, 16050, 16160, 16300])
+@pytest.mark.parametrize("suffix", [".ogg", ".opus", ".mp3"])
+def test_compressed_files_hold_the_sound_to_its_end(tmp_path, suffix, length):
+    """Opus gets a few milliseconds of silence where it would end in a click."""
+    waveform = tone(16000, length / 16000).astype(np.float32)
+    path = write_sound(tmp_path / f"tone{suffix}", iter(np.split(waveform, [5000])), 16000)
+    read, rate = soundfile.read(path, dtype="float32")
+    assert rate == 16000 and 0 <= len(read) - length <= (320 if suffix == ".opus" else 0)
+    error = read[:length] - waveform
+    assert np.sqrt(np.mean(error**2) / np.mean(waveform**2)) < LOSSY
+    assert np.abs(error[-100:]).max() < 0.1  # a click would have the level of the tone, 0.4
+
+
+@pytest.mark.parametrize("suffix, rate", [(".opus", 22050), (".opus", 44100), (".mp3", 96000)])
+def test_rates_that_a_format_lacks_are_named(tmp_path, suffix, rate):
+    with pytest.raises(ValueError, match=f"has no {rate} Hz, only 8000, .*48000; choose .wav"):
+        write_sound(tmp_path / f"x{suffix}", np.zeros(100, np.float32), rate)
+    assert not list(tmp_path.iterdir())
+
+
+COMMENTS = ["short", "x" * 2100, "y" * COMMENT_BYTES]
+
+
+@pytest.mark.parametrize("comment", COMMENTS, ids=len)
+@pytest.mark.parametrize("suffix", SOUND_SUFFIXES)
+def test_a_comment_of_any_length_comes_back_and_the_sound_with_it(tmp_path, suffix, comment):
+    path, waveform = tmp_path / f"x{suffix}", tone(16000).astype(np.float32)
+    encode_sound(path, path, waveform, 16000, comment=comment)
+    assert read_comment(path) == comment
+    plain = write_sound(tmp_path / f"plain{suffix}", waveform, 16000)
+    assert read_comment(plain) == ""
+    assert torch.equal(read_sound(path, 16000), read_sound(plain, 16000))
+
+
+@pytest.mark.parametrize("suffix", SOUND_SUFFIXES)
+def test_a_comment_is_where_other_programs_look_for_it(tmp_path, suffix):
+    path = tmp_path / f"x{suffix}"
+    text = "by the way, " * 4
+    encode_sound(path, path, tone(16000).astype(np.float32), 16000, comment=text)
+    field = {".wav": b"icmt", ".mp3": b"comm"}.get(suffix, b"comment=")
+    assert text.encode() in path.read_bytes().lower().partition(field)[2][:100]
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.integers(0, 16000 * 2), st.binary(max_size=40))
+def test_a_damaged_wav_has_a_comment_or_none(place, bytes_):
+    """Wherever its bytes are overwritten: never an error of Python's own."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.wav"
+        encode_sound(path, path, np.zeros(8000, np.float32), 16000, comment="a" * 500)
+        content = bytearray(path.read_bytes())
+        content[place % 700 : place % 700 + len(bytes_)] = bytes_
+        path.write_bytes(content)
+        try:
+            assert len(read_comment(path)) <= 1 << 20
+        except ValueError as error:
+            assert "cannot be read as a sound file" in str(error)
 
 
 def test_loud_samples_are_clipped_not_wrapped(tmp_path):
@@ -49,7 +124,7 @@ def test_an_invalid_waveform_is_not_written(tmp_path, waveform):
 
 
 @pytest.mark.parametrize(
-    "name, message", [("x.mp3", "must end in"), ("no/x.wav", "not a folder"), ("x", "end in")]
+    "name, message", [("x.aiff", "must end in"), ("no/x.wav", "not a folder"), ("x", "end in")]
 )
 def test_paths_that_cannot_be_written_are_named(tmp_path, name, message):
     with pytest.raises(ValueError, match=message):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from audiolitefocus import AudioOutput, GenerationOptions, LiteFocus
-from audiolitefocus.batch.clips import ClipRequest, is_saved, save_clip
+from audiolitefocus.batch.clips import is_saved, save_clip
+from audiolitefocus.batch.requests import ClipRequest
 
 QUICK = GenerationOptions(audio_length_in_s=0.64, num_inference_steps=2, seed=3)
 SOUND = AudioOutput(np.eye(1, 160, dtype=np.float32), 16000)
@@ -20,7 +21,7 @@ def test_a_sound_and_its_json_appear_together(pipe, tmp_path, monkeypatch):
     def interrupted(*_):
         raise SystemExit
 
-    monkeypatch.setattr("audiolitefocus.batch.clips.recipe", interrupted)
+    monkeypatch.setattr("audiolitefocus.batch.clips.sha256", interrupted)
     with pytest.raises(SystemExit):
         save_clip(pipe, clip, AudioOutput(sounds[1:], 16000))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

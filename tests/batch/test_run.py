@@ -10,8 +10,8 @@ import torch
 
 from audiolitefocus import AudioOutput, GenerationOptions
 from audiolitefocus.batch import run as batch
-from audiolitefocus.batch.clips import ClipRequest
 from audiolitefocus.batch.prompts import read_prompts
+from audiolitefocus.batch.requests import ClipRequest
 from audiolitefocus.batch.run import BatchRun, group, own_device, own_share
 from tests.support.command import QUICK as COMMAND
 from tests.support.command import run

@@ -16,15 +16,8 @@ from tests.support.hub_server import (
     FakeHub,
     files_of,
     fill_cache,
+    set_endpoint,
 )
-
-
-def set_endpoint(monkeypatch, endpoint: str) -> None:
-    """What importing huggingface_hub with HF_ENDPOINT in the environment does."""
-    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
 @pytest.fixture

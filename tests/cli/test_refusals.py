@@ -41,9 +41,14 @@ BAD_OPTIONS = {
     "device": (["generate", "x", "--device", "tpu"], "tpu"),
     "device absent": (["generate", "x", "--device", "cuda:63"], "cuda:63"),
     "dtype": (["generate", "x", "--dtype", "int8"], "int8"),
-    "ending": (["generate", "x", "-o", "x.mp3"], ".flac"),
+    "ending": (["generate", "x", "-o", "x.aiff"], ".flac"),
     "folder absent": (["generate", "x", "-o", "no/x.wav"], "not a folder"),
     "prompts absent": (["generate", "--prompts", "none.txt"], "none.txt"),
+    "bits of flac": (["generate", "x", "-o", "x.flac", "--bits", "32"], "bits 32: .flac has 16 or"),
+    "bits of mp3": (["generate", "x", "-o", "x.mp3", "--bits", "16"], ".mp3 has no choice of bits"),
+    "bits": (["generate", "x", "--bits", "17"], "bits 17: .wav has 16 or 24 or 32"),
+    "like nothing": (["generate", "--like", "none.flac"], "none.flac: no such file"),
+    "like and prompts": (["generate", "--like", "x.wav", "--prompts", "y"], "--like CLIP without"),
     "unknown option": (["generate", "x", "--sped", "2"], "--sped"),
     "info of nothing": (["info", "nothing"], "no such folder"),
     "convert nothing": (["convert", "nothing", "out"], "nothing"),
@@ -124,7 +129,7 @@ def test_options_are_checked_before_a_model_is_loaded(tmp_path, monkeypatch):
         AudioLDM2Pipeline, "from_pretrained", lambda *_, **__: pytest.fail("a model was loaded")
     )
     (tmp_path / "prompts").write_text('{"prompt": "x", "steps": 0}')
-    for arguments in (("x", "--steps", "0"), ("--prompts", "prompts"), ("x", "-o", "x.mp3")):
+    for arguments in (("x", "--steps", "0"), ("--prompts", "prompts"), ("x", "-o", "x.aiff")):
         assert run("generate", *arguments, cwd=tmp_path).returncode == 1
 
 

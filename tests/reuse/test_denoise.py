@@ -55,7 +55,7 @@ def run(unet: UNet, options: GenerationOptions, clips: int = 1, **others) -> tor
     arguments = noise(clips), condition(clips, 1), condition(clips, 2), options, ScheduleConfig()
     fresh = loop.ClipNoise([seeded(seed) for seed in range(clips)], clips)
     steps = denoise(unet, *arguments, attention=attention, fresh=fresh, **others)
-    return [latents for _, latents in steps][-1]
+    return list(steps)[-1]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -15,7 +15,8 @@ from typing import TypeVar
 import numpy as np
 import pytest
 
-from audiolitefocus.audio.files import SOUND_SUFFIXES, write_sound
+from audiolitefocus.audio.files import write_sound
+from audiolitefocus.audio.formats import SOUND_SUFFIXES
 from audiolitefocus.batch import clips as jobs
 from tests.support.children import FORK, forked
 from tests.support.command import QUICK, Result, assert_failed, run
@@ -49,14 +50,17 @@ def test_a_full_disk_while_generating(tmp_path):
 
 @pytest.mark.parametrize("suffix", SOUND_SUFFIXES)
 def test_a_disk_that_is_full_sooner_or_later(suffix, tmp_path):
-    noise = np.random.default_rng(0).uniform(-1, 1, 16000).astype(np.float32)
+    noise = np.random.default_rng(0).uniform(-1, 1, 32000).astype(np.float32)
+    whole = write_sound(tmp_path / f"x{suffix}", noise, 16000)
+    size = whole.stat().st_size
+    whole.unlink()
 
     def refused() -> bool:
         with pytest.raises(OSError, match="disk full"):
             write_sound(tmp_path / f"x{suffix}", noise, 16000)
         return True
 
-    for limit in (0, 1, 100, 4096, 5000):
+    for limit in (0, 1, 100, 4096, 5000, size - 1):
         assert in_child(refused, limit)
         assert not os.listdir(tmp_path)
 

@@ -10,7 +10,8 @@ import torch
 
 from audiolitefocus import atomic
 from audiolitefocus.audio.files import write_sound
-from audiolitefocus.batch.clips import make_clips, prepare, save_clip
+from audiolitefocus.batch.clips import make_clips, save_clip
+from audiolitefocus.batch.requests import prepare
 from audiolitefocus.codec import decode as decoding
 from audiolitefocus.codec import tiling
 from audiolitefocus.options import GenerationOptions

@@ -6,6 +6,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from huggingface_hub import constants
+
 REPO = "someone/audioldm2"
 COMMIT = "c0ffee" * 6 + "c0de"
 CLASSES = {
@@ -38,6 +40,14 @@ UNWANTED = {
     "unet/nested/config.json": b'{"nested": 1}',
     "safety_checker/config.json": b'{"unused": 1}',
 }
+
+
+def set_endpoint(monkeypatch, endpoint: str) -> None:
+    """What importing huggingface_hub with HF_ENDPOINT in the environment does."""
+    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

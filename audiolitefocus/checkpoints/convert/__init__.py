@@ -59,6 +59,7 @@ def convert_checkpoint(
     heads: str = "trained",
     tokenizers: str | os.PathLike | None = None,
     name: str | None = None,
+    variant: str | None = None,
     force: bool = False,
     revision: str | None = None,
     cache_dir: str | os.PathLike | None = None,
@@ -77,6 +78,7 @@ def convert_checkpoint(
         tokenizers: a folder with clap/ and t5/ tokenizers, preferred to the source's own. Without
             either, they are fetched from the hub.
         name: of the model in the bundle's config; default: the source, of a path the last part.
+        variant: of weights files in diffusers layout to prefer to others, as "fp16".
         force: replace a bundle at the destination.
         revision, cache_dir, local_files_only, token: of the hub.
         progress: a tqdm bar, or an object with its methods.
@@ -94,8 +96,9 @@ def convert_checkpoint(
     hub = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
     with atomic_folder(destination, force=force) as folder:
         # 1. Find everything and check that it fits, before any weights are read
-        place, name = _find_source(source, name, revision, hub)
-        plan = (plan_original if place.is_file() else plan_diffusers)(place, heads=heads)
+        place, name = _find_source(source, name, revision, variant, hub)
+        plan_source = plan_original if place.is_file() else plan_diffusers
+        plan = plan_source(place, heads=heads, variant=variant)
         check_plan(plan)
         copies, missing = _find_tokenizers(plan, tokenizers, hub)
         written = sum(size(file, dtype) for file in plan.files)
@@ -142,7 +145,11 @@ def _checked_options(
 
 
 def _find_source(
-    source: str | os.PathLike, name: str | None, revision: str | None, hub: dict
+    source: str | os.PathLike,
+    name: str | None,
+    revision: str | None,
+    variant: str | None,
+    hub: dict,
 ) -> tuple[Path, str]:
     """The source's file or folder, and the name of the model, never an absolute path."""
     place, given = Path(source), os.fspath(source)
@@ -154,7 +161,7 @@ def _find_source(
     is_path = given.startswith((".", "/", "~")) or place.suffix in (".pth", ".ckpt")
     if is_path or given.count("/") != 1:
         raise ValueError(f"{given}: no such file or folder; a hub repository is written OWNER/NAME")
-    return fetch(given, revision=revision, **hub), name or given
+    return fetch(given, revision=revision, variant=variant, **hub), name or given
 
 
 def _find_tokenizers(

@@ -30,6 +30,7 @@ from audiolitefocus.checkpoints.convert.towers import (
     tower_file,
     tower_json,
 )
+from audiolitefocus.checkpoints.hub import check_variant
 from audiolitefocus.checkpoints.limits import check_config
 from audiolitefocus.checkpoints.towers import check_towers, text_positions
 from audiolitefocus.config import BundleConfig, UNetConfig, VAEConfig
@@ -154,15 +155,18 @@ MODULES: dict[str, Callable[..., dict[str, str]]] = {
 }
 
 
-def plan_diffusers(folder: Path, *, heads: str) -> ConversionPlan:
+def plan_diffusers(folder: Path, *, heads: str, variant: str | None = None) -> ConversionPlan:
     """The plan of a folder. Tensors are memory-mapped: none is read yet.
+
+    Weights files of `variant` are preferred to others.
 
     Raises:
         ValueError: a component that is missing, damaged, or not what AudioLDM2 is made of.
     """
     # 1. Every config, and what the weights files hold
     settings = _read_settings(folder)
-    components = {name: read_component(folder / place) for name, place in FOLDERS.items()}
+    components = {n: read_component(folder / place, variant) for n, place in FOLDERS.items()}
+    check_variant(variant, [path.name for _, paths in components.values() for path in paths])
     tensors = {name: held for name, (held, _) in components.items()}
     tensors["vae"] = {_current_name(key): tensor for key, tensor in tensors["vae"].items()}
     tensors["gpt2"] = {_trunk_name(key): tensor for key, tensor in tensors["gpt2"].items()}

@@ -189,13 +189,15 @@ MODULES: dict[str, Callable[..., dict[str, str]]] = {
 }
 
 
-def plan_original(path: Path, *, heads: str) -> ConversionPlan:
+def plan_original(path: Path, *, heads: str, variant: str | None = None) -> ConversionPlan:
     """The plan of a checkpoint. Tensors are memory-mapped: but for the scale factor, none is read.
 
     Raises:
         ValueError: a file that is damaged, holds code, or is no AudioLDM2 with T5; or
-            `heads="config"`, for there is no config.
+            `heads="config"` or a variant, for it has no config and one set of weights.
     """
+    if variant is not None:
+        raise ValueError(f"variant {variant!r}: {path} has one set of weights; leave it out")
     if heads != "trained":
         raise ValueError(f'heads {heads!r}: {path} has no unet/config.json; use "trained"')
     # 1. Every config, from the shapes of what belongs to it

@@ -59,13 +59,17 @@ def _unpickle(path: Path) -> object:
     raise ValueError(f"{path} is damaged or not a PyTorch file; fetch it again ({reason})")
 
 
-def read_component(folder: Path) -> tuple[dict[str, Tensor], list[Path]]:
+def read_component(
+    folder: Path, variant: str | None = None
+) -> tuple[dict[str, Tensor], list[Path]]:
     """The tensors in one network's folder, and the files they are in.
 
-    Preferred are safetensors to .bin, full precision to half, one file to shards.
+    Preferred are those of `variant`, safetensors to .bin, full precision to half, one file to
+    shards.
     """
     present = folder.iterdir() if folder.is_dir() else ()
-    chosen = preferred_weights(sorted(path.name for path in present if path.is_file()))
+    names = sorted(path.name for path in present if path.is_file())
+    chosen = preferred_weights(names, variant)
     if not chosen:
         raise ValueError(
             f"{folder} has no weights: expected {STEMS[0]}.safetensors, {STEMS[1]}.safetensors, "

@@ -1,0 +1,187 @@
+"""audiolitefocus generate: one clip, one like another, or those of a file of prompts."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from audiolitefocus.cli.command import (
+    FILES,
+    MODEL,
+    given_by,
+    printable,
+    takes_options,
+)
+from audiolitefocus.options import SHORT, GenerationOptions
+
+
+@takes_options
+def generate(
+    ctx: typer.Context,
+    prompt: Annotated[str | None, typer.Argument(help="The sound to make.")] = None,
+    output: Annotated[
+        Path | None,
+        FILES(
+            "-o",
+            "--output",
+            "--out",
+            help="Sound file (.wav, .flac, .ogg, .opus, .mp3); with --prompts a folder. Default: a "
+            "name made from the prompt and the seed, in the current folder.",
+        ),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        FILES(
+            metavar="FILE",
+            help="Prompts, one a line: TEXT, TEXT|NAME, or a JSON object with prompt, name and any "
+            "option below. Clips that are finished already are kept.",
+        ),
+    ] = None,
+    like: Annotated[
+        Path | None,
+        FILES(
+            metavar="CLIP",
+            help="A clip of this program to make again, by the recipe in it or beside it: with "
+            "whatever else is given here changed. Then a prompt is optional.",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int, FILES(help="Clips per batch with --prompts; does not change the results.")
+    ] = 1,
+    bits: Annotated[
+        int | None,
+        FILES(
+            metavar="16|24|32",
+            help="Bits a sample: 16, the default, or 24 in .wav and .flac, or 32, floating point, "
+            "in .wav.",
+        ),
+    ] = None,
+    force: Annotated[bool, FILES("--force", help="Replace files that exist.")] = False,
+    model: Annotated[
+        str,
+        MODEL(
+            help="demo, audioldm2, audioldm2-large, audioldm2-music, a converted folder, or a "
+            "hub repository OWNER/NAME."
+        ),
+    ] = "audioldm2",
+    device: Annotated[str, MODEL(help="auto, cuda, mps or cpu.")] = "auto",
+    dtype: Annotated[str, MODEL(help="float32, bfloat16, float16, or auto.")] = "auto",
+    offload: Annotated[
+        bool,
+        MODEL("--offload", help="Keep networks on the CPU, and on the device only while they run."),
+    ] = False,
+    **options: Any,
+) -> None:
+    """Make sound files from prompts, each with a JSON file that says how to make it again."""
+    # 1. Check what was written
+    given = given_by(ctx)
+    changes = {name: value for name, value in options.items() if name in given}
+    if prompts is not None and (prompt is not None or like is not None):
+        raise ValueError(
+            "give either a prompt or --prompts FILE, and --like CLIP without the latter"
+        )
+    if prompt is None and prompts is None and like is None:
+        raise ValueError("give a prompt, --prompts FILE or --like CLIP")
+
+    def load(device: str = device, model: str = model, dtype: str = dtype):
+        from audiolitefocus.pipeline import AudioLDM2Pipeline
+
+        return AudioLDM2Pipeline.from_pretrained(model, dtype=dtype, device=device, offload=offload)
+
+    # 2. Make it
+    if like is not None:
+        own = {
+            name: value for name, value in {"model": model, "dtype": dtype}.items() if name in given
+        }
+        _make_like(like, prompt, output, changes, load, own, bits=bits, force=force)
+        return
+    chosen = _options(changes)
+    if prompts is not None:
+        from audiolitefocus.batch.run import own_device
+
+        folder = output or Path(".")
+        _make_many(
+            prompts, folder, chosen, lambda: load(own_device(device)), batch_size, bits, force
+        )
+    elif prompt is not None:
+        from audiolitefocus.batch.clips import plan
+
+        _make_one(plan(prompt, output, chosen, force=force, bits=bits), load())
+
+
+def _options(changes: dict[str, object]) -> GenerationOptions:
+    """Options by field; errors call them as the command line does."""
+    named = {SHORT[name]: value for name, value in changes.items()}
+    return GenerationOptions.make(None, named, called=SHORT)
+
+
+def _make_like(
+    like: Path,
+    prompt: str | None,
+    output: Path | None,
+    changes: dict[str, object],
+    load: Callable,
+    own: dict[str, str],
+    *,
+    bits: int | None,
+    force: bool,
+) -> None:
+    """A clip by the recipe of another, with changes; `own` are the model and dtype as given."""
+    from audiolitefocus.batch import recipes
+    from audiolitefocus.batch.clips import plan
+
+    recipe = recipes.find_recipe(like)
+    chosen = _options(recipes.options_of(recipe, changes))
+    model = own.get("model") or recipes.model_in(recipe, like)
+    dtype = own.get("dtype") or recipes.dtype_in(recipe)
+    text = recipe["prompt"] if prompt is None else prompt
+    clip = plan(text, output, chosen, force=force, bits=bits or recipes.bits_in(recipe, output))
+    pipe = load(model=model, dtype=dtype)
+    same_recording = not changes.keys() & {"init_audio", "continue_audio"}
+    recipes.warn_of_changes(recipe, pipe, clip.recording_sha256 if same_recording else None)
+    _make_one(clip, pipe)
+
+
+def _make_one(clip, pipe) -> None:
+    from tqdm import tqdm
+
+    from audiolitefocus.batch import clips
+
+    total = clip.options.steps_taken * clip.options.num_waveforms_per_prompt
+    with tqdm(total=total, desc=printable(clip.path.name), unit="step") as bar:
+        (made,) = clips.make_clips(
+            pipe,
+            [clip],
+            lambda step, timestep, latents: bar.update(len(latents)),
+            lambda done, total: bar.set_postfix_str(f"decoding {done / total:.0%}"),
+        )
+        clips.save_clip(pipe, clip, made)
+    typer.echo(_line(clip, made))
+
+
+def _make_many(
+    prompts: Path, folder: Path, options, load, batch_size: int, bits: int | None, force: bool
+) -> None:
+    from tqdm import tqdm
+
+    from audiolitefocus.batch.prompts import read_prompts
+    from audiolitefocus.batch.run import BatchRun, own_share, rank_and_world
+
+    clips = own_share(read_prompts(prompts, folder, options, bits=bits))
+    run = BatchRun(load(), clips, batch_size=batch_size, force=force)
+    silent = rank_and_world()[0] > 0 or not run.batches
+    with tqdm(total=run.steps, desc=printable(prompts.name), unit="step", disable=silent) as bar:
+        report = run.run(bar.update, lambda *clip: tqdm.write(_line(*clip)))
+    for path, reason in report.failed.items():
+        typer.echo(printable(f"failed: {path}: {reason}"), err=True)
+    typer.echo(f"{len(report.made)} made, {len(report.kept)} there already")
+    if report.failed:
+        raise ValueError(f"{len(report.failed)} of {len(clips)} clips failed")
+
+
+def _line(clip, made) -> str:
+    """What is printed of a clip that has been made."""
+    copies = clip.options.num_waveforms_per_prompt
+    best = "" if made.scores is None else f", CLAP {made.scores[0]:.3f}, best of {copies}"
+    return printable(f"{clip.path} (seed {clip.seed}{best})")
