@@ -1,4 +1,6 @@
-"""The command line: audiolitefocus generate | convert | info. Parsing and printing only."""
+"""The command line: audiolitefocus generate | convert | info | serve | web. Parsing and printing
+only.
+"""
 
 import contextlib
 import inspect
@@ -14,6 +16,8 @@ import typer.core
 
 from audiolitefocus.options import DEFAULTS, OPTIONS, SHORT, GenerationOptions, flag_of
 from audiolitefocus.validation import Choice, Custom, Number
+from audiolitefocus.web import commands
+from audiolitefocus.web.commands import DeviceFlag, DtypeFlag, ModelFlag
 
 INTERRUPTED = 130  # exit status after Ctrl-C, as of shells
 
@@ -27,7 +31,6 @@ app = typer.Typer(
 
 
 FILES = partial(typer.Option, rich_help_panel="Files")
-MODEL = partial(typer.Option, rich_help_panel="Model")
 
 
 class GroupedCommand(typer.core.TyperCommand):
@@ -105,18 +108,14 @@ def generate(
         int, FILES(help="Clips per batch with --prompts; does not change the results.")
     ] = 1,
     force: Annotated[bool, FILES("--force", help="Replace files that exist.")] = False,
-    model: Annotated[
-        str,
-        MODEL(
-            help="demo, audioldm2, audioldm2-large, audioldm2-music, a converted folder, or a "
-            "hub repository OWNER/NAME."
-        ),
-    ] = "audioldm2",
-    device: Annotated[str, MODEL(help="auto, cuda, mps or cpu.")] = "auto",
-    dtype: Annotated[str, MODEL(help="float32, bfloat16, float16, or auto.")] = "auto",
+    model: ModelFlag = "audioldm2",
+    device: DeviceFlag = "auto",
+    dtype: DtypeFlag = "auto",
     offload: Annotated[
         bool,
-        MODEL("--offload", help="Keep networks on the CPU, and on the device only while they run."),
+        commands.MODEL(
+            "--offload", help="Keep networks on the CPU, and on the device only while they run."
+        ),
     ] = False,
     **options: Any,
 ) -> None:
@@ -231,6 +230,10 @@ def info(folder: Annotated[str, typer.Argument(help="A bundle's folder, or demo.
 
     for line in describe(folder):
         typer.echo(_printable(line))
+
+
+app.command(cls=GroupedCommand)(commands.serve)
+app.command(cls=GroupedCommand)(commands.web)
 
 
 class Unfailing:

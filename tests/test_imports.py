@@ -16,6 +16,7 @@ ORDER = [
     {"diffusion"},
     {"pipeline"},
     {"batch"},
+    {"web"},
     {"cli"},
     {"__main__"},
 ]
