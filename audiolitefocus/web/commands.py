@@ -92,13 +92,14 @@ def web(
     """Show a page in the browser that makes sounds."""
     need("gradio")
     check_serving(port, queue, max_seconds)
-    warn_of_strangers(host, "whoever reaches the page can use it")
-    from audiolitefocus.web.limits import Limits
-    from audiolitefocus.web.page import launch
-
+    warn_of_strangers(host, "put a proxy that asks for a password before it")
     with listen(host, port) as listening:  # it is free; the page itself listens after loading
         port = listening.getsockname()[1]
     pipe = load(model, device, dtype)
+
+    from audiolitefocus.web.limits import Limits
+    from audiolitefocus.web.page import launch
+
     launch(pipe, host=host, port=port, limits=Limits(seconds=max_seconds, waiting=queue))
 
 

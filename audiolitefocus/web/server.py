@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from typing import Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request
 from starlette.exceptions import HTTPException as AnyHTTPException
@@ -43,8 +44,8 @@ class Delivery(Job):
     def on_made(self, output: AudioOutput) -> None:
         if output.scores is not None:
             self.score = float(output.scores[0])
-        best = output.audios[0]
-        blocks, rate = ([best] if output.scores is not None else best), output.sampling_rate
+        best: Any = output.audios[0]  # one waveform where there are candidates, else its blocks
+        blocks, rate = (best if output.scores is None else [best]), output.sampling_rate
         if self.asked.stream:
             for part in encode_stream(self.asked.format, blocks, rate, self.asked.samples):
                 if self.cancelled:

@@ -35,7 +35,7 @@ STREAMED = ("wav", "pcm")  # whose bytes are known while later samples are not
 
 
 def encode(name: str, blocks: Blocks, rate: int) -> bytes:
-    """A whole file of mono blocks (n,) in [-1, 1]. Raises ValueError for NaN or infinite samples."""
+    """A whole file of mono blocks (n,) in [-1, 1]. Raises ValueError for samples not finite."""
     kind, whole = FORMATS[name], io.BytesIO()
     with soundfile.SoundFile(
         whole, "w", rate, 1, kind.encoding, endian="FILE", format=kind.container
