@@ -10,6 +10,7 @@ from fastapi import Depends, FastAPI, HTTPException, Request
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from audiolitefocus import __version__
 from audiolitefocus.output import AudioOutput
@@ -154,10 +155,24 @@ async def _answer(request: Request, job: Delivery, worker: Worker) -> Response:
     media_type = FORMATS[job.asked.format].media_type
     if job.asked.format == "pcm":
         media_type += f"; rate={worker.pipe.sampling_rate}; channels=1"
-    return StreamingResponse(_parts(first, job, worker), 200, headers, media_type)
+    return SoundResponse(job, worker, _parts(first, job), 200, headers, media_type)
 
 
-async def _parts(first: bytes, job: Delivery, worker: Worker) -> AsyncIterator[bytes]:
+class SoundResponse(StreamingResponse):
+    """A sound, part by part; however that ends, the worker then forgets its job."""
+
+    def __init__(self, job: Delivery, worker: Worker, *arguments: Any):
+        super().__init__(*arguments)
+        self.job, self.worker = job, worker
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.worker.cancel(self.job)
+
+
+async def _parts(first: bytes, job: Delivery) -> AsyncIterator[bytes]:
     part: bytes | None = first
     try:
         while part is not None:
@@ -167,8 +182,6 @@ async def _parts(first: bytes, job: Delivery, worker: Worker) -> AsyncIterator[b
     except Exception as error:
         log.error("a clip broke off while it was sent: %s", error)
         raise ConnectionAbortedError from None  # the client must see that it is not whole
-    finally:
-        worker.cancel(job)
 
 
 async def _unless_gone(request: Request, job: Delivery) -> bytes:
