@@ -85,6 +85,7 @@ class Worker:
 
     def __init__(self, pipe: AudioLDM2Pipeline, *, waiting: int, batch: int, seconds: float):
         self.pipe, self.most_waiting, self.batch, self.seconds = pipe, waiting, batch, seconds
+        self.device = threading.Lock()  # held while something is made
         self._queue: deque[Job] = deque()
         self._changed = threading.Condition()
         self._running: list[Job] = []
@@ -128,6 +129,13 @@ class Worker:
             if job in self._queue:
                 self._queue.remove(job)
 
+    def before(self, job: Job) -> int | None:
+        """How many are made before this one, if it waits."""
+        with self._changed:
+            if job not in self._queue:
+                return None
+            return self._queue.index(job) + bool(self._running)
+
     def close(self) -> None:
         """Fail what waits, stop what runs, and end the thread."""
         with self._changed:
@@ -143,7 +151,8 @@ class Worker:
     def _run(self) -> None:
         while batch := self._next():
             start = time.monotonic()
-            self._make(batch)
+            with self.device:
+                self._make(batch)
             took = time.monotonic() - start
             self._pace = REMEMBERED * self._pace + (1 - REMEMBERED) * took
 
