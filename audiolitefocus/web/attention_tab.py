@@ -24,7 +24,7 @@ FIELDS: dict[str, dict] = {
     "seed": {"value": "0"},
 }
 NOTE = (
-    "Each picture is one self-attention in one step of a clip that is made with dense attention. Its "
+    "Each picture is one self-attention in one step of a clip made with dense attention. Its "
     "tokens are in order of frequency row: queries upwards, keys to the right. LiteFocus rests on "
     "squares along the diagonal where there are most rows: attention stays in the query's own row."
 )
@@ -35,7 +35,7 @@ def build(pipe: AudioLDM2Pipeline, worker: Worker, limits: Limits) -> None:
     gr.Markdown(NOTE)
     with gr.Row():
         prompt = gr.Textbox("a bell over rain", label="Prompt", scale=3, min_width=240)
-        fields = [component(name, min_width=110, **FIELDS[name]) for name in FIELDS]
+        fields = [component(n, min_width=110, elem_id=f"look-{n}", **FIELDS[n]) for n in FIELDS]
     look = gr.Button("Look", variant="primary")
     picture = gr.Image(
         show_label=False,
@@ -58,7 +58,9 @@ def build(pipe: AudioLDM2Pipeline, worker: Worker, limits: Limits) -> None:
             check_prompt("prompt", prompt)
             return look_at(pipe, worker, prompt, options, limits, progress)
         except (ValueError, MemoryError) as error:
-            raise gr.Error(" ".join(str(error).split()), duration=15) from None
+            raise gr.Error(
+                " ".join(str(error).split()), duration=15, print_exception=False
+            ) from None
 
     look.click(
         run,

@@ -41,7 +41,8 @@ def label_of(name: str) -> str:
 def component(name: str, **changes: Any) -> gr.components.Component:
     """What an option is entered with. Bounds are checked by the option itself, in its own words."""
     option, default = OPTIONS[name], DEFAULTS[name]
-    common = {"value": default, "label": label_of(name), "info": option.help, **changes}
+    common: dict[str, Any] = {"value": default, "label": label_of(name), "info": option.help}
+    common |= {"elem_id": SHORT[name], **changes}
     if isinstance(option.rule, Choice):
         return gr.Dropdown(list(option.rule.names), **common)
     if option.rule is ATTENTION:

@@ -42,8 +42,10 @@ EXAMPLES = [  # for the bundled model
 ]
 EXAMPLE_FIELDS = ("audio_length_in_s", "sampler", "num_inference_steps", "guidance_scale")
 CSS = """
-.status { min-height: 3.2em; }
-.status progress { width: 100%; height: 0.6em; accent-color: var(--color-accent); }
+#status { min-height: 3.2em; }
+.bar { height: 0.5em; margin-top: 0.5em; border-radius: 1em; overflow: hidden; }
+.bar { background: var(--border-color-primary); }
+.bar div { height: 100%; background: var(--color-accent); }
 .history button.thumbnail-item { aspect-ratio: 5 / 2; }
 .title h1 { margin-bottom: 0; }
 footer { opacity: 0.7; }
@@ -91,7 +93,12 @@ class Page:
 
     def _build_form(self) -> None:
         self.prompt = gr.Textbox(
-            label="Prompt", placeholder="The sound to make", lines=2, max_lines=4, autofocus=True
+            label="Prompt",
+            placeholder="The sound to make",
+            lines=2,
+            max_lines=4,
+            autofocus=True,
+            elem_id="prompt",
         )
         with gr.Row():
             self.go = gr.Button("Make it", variant="primary", scale=3, min_width=120)
@@ -120,7 +127,7 @@ class Page:
                 self.fields["inpaint"] = component("inpaint", min_width=140, visible=False)
 
     def _build_results(self) -> None:
-        self.status = gr.HTML(_status("Ready."), elem_classes="status")
+        self.status = gr.HTML(_status("Ready."), elem_id="status")
         self.preview = gr.Image(
             label="What it is so far", visible=False, buttons=[], format="png", height=200
         )
@@ -208,7 +215,9 @@ class Page:
             yield {self.status: _status("Stopped."), self.preview: gr.update(visible=False)}
         except ANSWERED as error:
             yield {self.status: _status("Ready."), self.preview: gr.update(visible=False)}
-            raise gr.Error(html.escape(" ".join(str(error).split())), duration=15) from None
+            raise gr.Error(
+                html.escape(" ".join(str(error).split())), duration=15, print_exception=False
+            ) from None
         finally:
             if job is not None:
                 self.worker.cancel(job)
@@ -277,7 +286,13 @@ def _fields_of_use(use: str) -> list:
 
 
 def _status(text: str, fraction: float | None = None) -> str:
-    bar = "" if fraction is None else f'<progress max="1" value="{fraction:.3f}"></progress>'
+    bar = ""
+    if fraction is not None:
+        percent = f"{100 * fraction:.0f}"
+        bar = (
+            f"<div class='bar' role='progressbar' aria-valuenow='{percent}'>"
+            f"<div style='width: {percent}%'></div></div>"
+        )
     return f"<div role='status'>{html.escape(text)}</div>{bar}"
 
 
