@@ -13,6 +13,7 @@ from audiolitefocus.options import GenerationOptions
 from audiolitefocus.pipeline import AudioLDM2Pipeline
 from audiolitefocus.web.form import component, read_options
 from audiolitefocus.web.limits import Limits, check_for_model, check_prompt
+from audiolitefocus.web.look import one_line
 from audiolitefocus.web.pictures import attention_maps
 from audiolitefocus.web.worker import Worker
 
@@ -58,9 +59,7 @@ def build(pipe: AudioLDM2Pipeline, worker: Worker, limits: Limits) -> None:
             check_prompt("prompt", prompt)
             return look_at(pipe, worker, prompt, options, limits, progress)
         except (ValueError, MemoryError) as error:
-            raise gr.Error(
-                " ".join(str(error).split()), duration=15, print_exception=False
-            ) from None
+            raise one_line(error) from None
 
     look.click(
         run,

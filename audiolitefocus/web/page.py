@@ -1,6 +1,5 @@
 """The page: a form on the left, and on the right what is made. Talks to nobody but its visitors."""
 
-import html
 import os
 import secrets
 import warnings
@@ -23,6 +22,7 @@ from audiolitefocus.web.form import (  # noqa: E402
     read_options,
 )
 from audiolitefocus.web.limits import Limits  # noqa: E402
+from audiolitefocus.web.look import CSS, one_line, status, theme  # noqa: E402
 from audiolitefocus.web.making import PageJob, Update, follow, plan  # noqa: E402
 from audiolitefocus.web.shelf import Kept, Shelf  # noqa: E402
 from audiolitefocus.web.worker import Cancelled, Closed, Full, Worker  # noqa: E402
@@ -41,15 +41,6 @@ EXAMPLES = [  # for the bundled model
     ["a low engine hum over wind", 10.24, "dpm++", 25, 7.0],
 ]
 EXAMPLE_FIELDS = ("audio_length_in_s", "sampler", "num_inference_steps", "guidance_scale")
-CSS = """
-#status { min-height: 3.2em; }
-.bar { height: 0.5em; margin-top: 0.5em; border-radius: 1em; overflow: hidden; }
-.bar { background: var(--border-color-primary); }
-.bar div { height: 100%; background: var(--color-accent); }
-.history button.thumbnail-item { aspect-ratio: 5 / 2; }
-.title h1 { margin-bottom: 0; }
-footer { opacity: 0.7; }
-"""
 
 
 class Page:
@@ -119,7 +110,10 @@ class Page:
     def _build_recording(self) -> None:
         with gr.Accordion("Recording", open=False):
             self.recording = gr.Audio(
-                sources=["upload", "microphone"], type="filepath", label="Recording"
+                sources=["upload", "microphone"],
+                type="filepath",
+                label="Recording",
+                elem_id="recording",
             )
             self.use = gr.Radio(list(USES), value="Vary", label="What to do with it")
             with gr.Row():
@@ -127,9 +121,14 @@ class Page:
                 self.fields["inpaint"] = component("inpaint", min_width=140, visible=False)
 
     def _build_results(self) -> None:
-        self.status = gr.HTML(_status("Ready."), elem_id="status")
+        self.status = gr.HTML(status("Ready."), elem_id="status")
         self.preview = gr.Image(
-            label="What it is so far", visible=False, buttons=[], format="png", height=200
+            label="What it is so far",
+            alt_text="What it is so far",
+            visible=False,
+            buttons=[],
+            format="png",
+            height=200,
         )
         self.sounds, self.pictures = [], []
         for number in range(SLOTS):
@@ -158,15 +157,17 @@ class Page:
             file_count="multiple",
             visible=False,
             interactive=False,
+            elem_id="files",
         )
         self.history = gr.State([])
+        self.made = gr.Markdown("Made on this page; choose one to see it again:", visible=False)
         self.gallery = gr.Gallery(
-            label="Made on this page",
+            show_label=False,
             columns=3,
             height="auto",
             fit_columns=False,
             object_fit="contain",
-            elem_classes="history",
+            elem_id="history",
             allow_preview=False,
             visible=False,
             interactive=False,
@@ -178,7 +179,7 @@ class Page:
         """What follows from what a visitor does."""
         entered = [self.prompt, self.recording, self.use, self.history, *self.fields.values()]
         shown = [self.status, self.preview, *self.sounds, *self.pictures, self.reuse]
-        shown += [self.files, self.history, self.gallery]
+        shown += [self.files, self.history, self.made, self.gallery]
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         gr.on(
             [self.go.click, self.prompt.submit],
@@ -212,12 +213,10 @@ class Page:
                 else:
                     yield self._update(event)
         except Cancelled:
-            yield {self.status: _status("Stopped."), self.preview: gr.update(visible=False)}
+            yield {self.status: status("Stopped."), self.preview: gr.update(visible=False)}
         except ANSWERED as error:
-            yield {self.status: _status("Ready."), self.preview: gr.update(visible=False)}
-            raise gr.Error(
-                html.escape(" ".join(str(error).split())), duration=15, print_exception=False
-            ) from None
+            yield {self.status: status("Ready."), self.preview: gr.update(visible=False)}
+            raise one_line(error) from None
         finally:
             if job is not None:
                 self.worker.cancel(job)
@@ -246,11 +245,11 @@ class Page:
         """Show a clip of the history."""
         kept = history[selected.index]
         if not os.path.exists(kept.sounds[0]):
-            raise gr.Error("this clip is no longer kept: make it again with its seed")
+            raise one_line(ValueError("this clip is no longer kept: make it again with its seed"))
         return self._shown(kept, history)
 
     def _update(self, event: Update) -> dict:
-        shown: dict = {self.status: _status(event.text, event.fraction)}
+        shown: dict = {self.status: status(event.text, event.fraction)}
         if event.picture is not None:
             shown[self.preview] = gr.update(value=event.picture, visible=True)
         return shown
@@ -258,11 +257,12 @@ class Page:
     def _shown(self, kept: Kept, history: list[Kept]) -> dict:
         """A clip in the places for results."""
         shown: dict = {
-            self.status: _status(f"{kept.prompt} (seed {kept.seed})"),
+            self.status: status(f"{kept.prompt} (seed {kept.seed})"),
             self.preview: gr.update(value=None, visible=False),
             self.reuse: gr.update(visible=True),
             self.files: gr.update(value=[*kept.sounds, *kept.recipes], visible=True),
             self.history: history,
+            self.made: gr.update(visible=True),
             self.gallery: gr.update(
                 value=[(old.pictures[0], f"{old.prompt} ({old.seed})") for old in history],
                 visible=True,
@@ -283,26 +283,6 @@ class Page:
 def _fields_of_use(use: str) -> list:
     """Shows the options that count for this use of a recording."""
     return [gr.update(visible=name in USES[use][1]) for name in USED]
-
-
-def _status(text: str, fraction: float | None = None) -> str:
-    bar = ""
-    if fraction is not None:
-        percent = f"{100 * fraction:.0f}"
-        bar = (
-            f"<div class='bar' role='progressbar' aria-valuenow='{percent}'>"
-            f"<div style='width: {percent}%'></div></div>"
-        )
-    return f"<div role='status'>{html.escape(text)}</div>{bar}"
-
-
-def theme() -> gr.themes.Base:
-    """Gradio's own with the system's fonts, which need no download."""
-    sans = ("system-ui", "-apple-system", "Segoe UI", "sans-serif")
-    mono = ("ui-monospace", "Consolas", "monospace")
-    return gr.themes.Default(
-        font=sans, font_mono=mono, primary_hue="orange", secondary_hue="purple"
-    )
 
 
 def launch(

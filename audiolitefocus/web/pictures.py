@@ -38,7 +38,7 @@ def spectrogram(waveform: np.ndarray, rate: int) -> Image.Image:
         draw.text((x, MARGIN + HEIGHT + 7), f"{second:g} s", INK, font, anchor=anchor)
     for kilohertz in ticks(highest, 5):
         y = MARGIN + (1 - kilohertz / highest) * (HEIGHT - 1)
-        draw.line((LEFT - 4, y, LEFT, y), INK)
+        draw.line((LEFT - 5, y, LEFT - 1, y), INK)
         middle = min(max(y, MARGIN + 5), MARGIN + HEIGHT - 5)
         draw.text((LEFT - 7, middle), f"{kilohertz:g} k", INK, font, anchor="rm")
     return image
