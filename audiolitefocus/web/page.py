@@ -94,6 +94,7 @@ class Page:
         with gr.Row():
             self.go = gr.Button("Make it", variant="primary", scale=3, min_width=120)
             self.halt = gr.Button("Stop", scale=1, min_width=80)
+        self.status = gr.HTML(status("Ready."), elem_id="status")
         with gr.Row():
             self.fields = {name: component(name, min_width=120) for name in FIRST}
         self._build_recording()
@@ -121,7 +122,6 @@ class Page:
                 self.fields["inpaint"] = component("inpaint", min_width=140, visible=False)
 
     def _build_results(self) -> None:
-        self.status = gr.HTML(status("Ready."), elem_id="status")
         self.preview = gr.Image(
             label="What it is so far",
             alt_text="What it is so far",
