@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -305,9 +304,8 @@ def launch(
         pipe = AudioLDM2Pipeline.from_pretrained(pipe)
     pipe.text  # noqa: B018  # loaded now, so that the first clip is not the slow one
     page = Page(pipe, limits)
-    page.blocks.queue(max_size=None, api_open=False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+    page.blocks.queue(api_open=False)
+    try:
         page.blocks.launch(
             server_name=host,
             server_port=port,
@@ -322,6 +320,9 @@ def launch(
             css=CSS,
             prevent_thread_lock=not block,
         )
+    finally:
+        if block:
+            page.worker.close()
     return page
 
 

@@ -213,7 +213,34 @@ def test_where_attention_goes_is_drawn(tab):
     picture = tab.page.get_by_alt_text("Attention maps")
     picture.wait_for()
     assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") == 372
-    tab.page.locator("td:visible", has_text="12.5%").first.wait_for()  # by chance, with eight rows
+    tab.page.get_by_text("12.5%").locator(
+        "visible=true"
+    ).first.wait_for()  # by chance, with eight rows
+
+
+@pytest.mark.parametrize(
+    "recording",
+    [
+        {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}},
+        {"path": str(Path(__file__).resolve()), "meta": {"_type": "gradio.FileData"}},
+        "/etc/passwd",
+        ["/etc/passwd"],
+    ],
+)
+def test_a_recording_that_was_not_uploaded_is_refused(address, recording):
+    config = httpx.get(f"{address}config").json()
+    parts = {part["id"]: part for part in config["components"]}
+    make = next(event for event in config["dependencies"] if event["api_name"] == "make")
+    data = [parts[number]["props"].get("value") for number in make["inputs"]]
+    kinds = [parts[number]["type"] for number in make["inputs"]]
+    data[0], data[kinds.index("audio")] = "rain", recording
+    session = {"session_hash": "hostile"}
+    body = {"data": data, "fn_index": make["id"], **session}
+    httpx.post(f"{address}gradio_api/queue/join", json=body).raise_for_status()
+    with httpx.stream("GET", f"{address}gradio_api/queue/data", params=session) as events:
+        messages = (json.loads(line[6:]) for line in events.iter_lines() if line)
+        ended = next(event for event in messages if event["msg"] == "process_completed")
+    assert not ended["success"] and "root:" not in json.dumps(ended)
 
 
 def test_files_of_the_server_and_large_uploads_are_refused(address, tmp_path):
