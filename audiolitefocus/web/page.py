@@ -200,8 +200,6 @@ class Page:
     def make(self, request: gr.Request, prompt, recording, use, history, *values) -> Iterator[dict]:
         """Make a clip, and show how far it is."""
         session, job = request.session_hash, None
-        if (running := self._jobs.get(session)) is not None:
-            self.worker.cancel(running)  # a second click begins again
         try:
             chosen = dict(zip(self.fields, values, strict=True))
             job = self._submit(session, prompt, read_options(chosen, recording, use))
@@ -238,7 +236,7 @@ class Page:
         """Stop what this visitor waits for."""
         if (job := self._jobs.get(request.session_hash)) is not None:
             self.worker.cancel(job)
-            job.on_error(Cancelled())
+            job.on_error(Cancelled())  # which a job that waited would not hear of otherwise
 
     def show_again(self, history: list[Kept], selected: gr.SelectData) -> dict:
         """Show a clip of the history."""

@@ -192,7 +192,7 @@ class Worker:
                 self._check_wanted([job])
                 job.on_made(output)
             except Exception as error:
-                job.on_error(error)
+                job.on_error(Closed() if self._closed else error)
 
     def _make_together(self, batch: list[Job]) -> list[AudioOutput]:
         options = batch[0].options

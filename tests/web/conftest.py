@@ -2,12 +2,7 @@
 
 import pytest
 
-pytest.importorskip("fastapi", reason="needs the extra web")
-
-from fastapi.testclient import TestClient  # noqa: E402
-
-from audiolitefocus import AudioLDM2Pipeline  # noqa: E402
-from audiolitefocus.web.server import make_app  # noqa: E402
+from audiolitefocus import AudioLDM2Pipeline
 
 
 @pytest.fixture(scope="session")
@@ -19,5 +14,9 @@ def demo() -> AudioLDM2Pipeline:
 @pytest.fixture(scope="session")
 def client(demo):
     """A client of a server of the demo model, without a key."""
+    from fastapi.testclient import TestClient
+
+    from audiolitefocus.web.server import make_app
+
     with TestClient(make_app(demo, model="demo"), raise_server_exceptions=False) as client:
         yield client

@@ -10,9 +10,11 @@ import sys
 import httpx
 import pytest
 
-from audiolitefocus.web import commands
-from audiolitefocus.web.commands import KEY_VARIABLE, listen, read_key
-from tests.support.command import assert_failed, run
+pytest.importorskip("fastapi", reason="needs the extra web")
+
+from audiolitefocus.web import commands  # noqa: E402
+from audiolitefocus.web.commands import KEY_VARIABLE, listen, read_key  # noqa: E402
+from tests.support.command import assert_failed, run  # noqa: E402
 
 KEY = "0123456789abcdef"
 

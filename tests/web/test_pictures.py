@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("PIL", reason="needs the extra web")
+pytest.importorskip("gradio", reason="needs the extra web")
 
 from audiolitefocus.attention.watch import Share  # noqa: E402
 from audiolitefocus.web import pictures  # noqa: E402

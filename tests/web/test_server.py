@@ -10,16 +10,19 @@ import httpx
 import numpy as np
 import pytest
 import soundfile
-from fastapi.testclient import TestClient
-from starlette.applications import Starlette
-from starlette.responses import StreamingResponse
-from starlette.routing import Route
 
-from audiolitefocus.web import gate as gate_module
-from audiolitefocus.web import worker as worker_module
-from audiolitefocus.web.limits import Limits
-from audiolitefocus.web.server import GENERATE, make_app
-from tests.support.serving import serving, wait_for
+pytest.importorskip("fastapi", reason="needs the extra web")
+
+from fastapi.testclient import TestClient  # noqa: E402
+from starlette.applications import Starlette  # noqa: E402
+from starlette.responses import StreamingResponse  # noqa: E402
+from starlette.routing import Route  # noqa: E402
+
+from audiolitefocus.web import gate as gate_module  # noqa: E402
+from audiolitefocus.web import worker as worker_module  # noqa: E402
+from audiolitefocus.web.limits import Limits  # noqa: E402
+from audiolitefocus.web.server import GENERATE, make_app  # noqa: E402
+from tests.support.serving import serving, wait_for  # noqa: E402
 
 QUICK = {"input": "a bell over rain", "num_inference_steps": 2, "sampler": "dpm++"}
 QUICK |= {"audio_length": 0.64, "seed": 3}

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from audiolitefocus.options import GenerationOptions
-from audiolitefocus.web import worker as module
-from audiolitefocus.web.worker import Cancelled, Closed, Full, Job, Worker
-from tests.support.serving import wait_for
+pytest.importorskip("fastapi", reason="needs the extra web")
+
+from audiolitefocus.options import GenerationOptions  # noqa: E402
+from audiolitefocus.web import worker as module  # noqa: E402
+from audiolitefocus.web.worker import Cancelled, Closed, Full, Job, Worker  # noqa: E402
+from tests.support.serving import wait_for  # noqa: E402
 
 PATIENCE = 30.0  # seconds
 BATCH_TOLERANCE = 1e-4  # rounding of batched products; 8.3e-5 was seen in 32 clips of 0.64 s
