@@ -1,6 +1,6 @@
 # make demo       a sound from the bundled model, and its spectrogram: out/demo.wav, out/demo.png
 # make test       lint, format, types, and the tests of the library with parity
-# make test-rest  robustness, scripts and the sounds of the demo model
+# make test-rest  robustness, scripts, the sounds of the demo model, and the page in a browser
 # make test-all   both
 #
 # Each creates .venv on its first run. PYTHON names the interpreter to make it from.
@@ -23,10 +23,10 @@ test: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(PYTEST) --ignore=tests/robustness --ignore=tests/scripts
+	$(PYTEST) --ignore=tests/robustness --ignore=tests/scripts --ignore=tests/web/test_page.py
 
 test-rest: .venv/installed-dev
-	$(PYTEST) tests/robustness tests/scripts
+	$(PYTEST) tests/robustness tests/scripts tests/web/test_page.py
 
 test-all: test test-rest
 

@@ -19,6 +19,7 @@ ORDER = [
     {"diffusion"},
     {"pipeline"},
     {"batch", "check"},
+    {"web"},
     {"cli"},
     {"__main__"},
 ]

@@ -68,18 +68,21 @@ def write_sound(
     return path
 
 
-def read_sound(source: str | os.PathLike[str] | BinaryIO, rate: int) -> Tensor:
+def read_sound(
+    source: str | os.PathLike[str] | BinaryIO, rate: int, *, max_seconds: float = MAX_SECONDS
+) -> Tensor:
     """The sound of a file that libsndfile reads, mixed down and resampled: (samples,) float32.
 
     Args:
         source: a file's name, or an open binary file.
+        max_seconds: of the sound; more is an error before it is in memory.
 
     Raises:
-        ValueError: no sound file, an empty one, one of more than an hour or of a rate outside
+        ValueError: no sound file, an empty one, one that is too long or of a rate outside
             `SOUND_RATES`, with NaN or infinite samples, or one of whose samples some are missing.
     """
     with _opened(source) as (name, file):
-        blocks = [torch.from_numpy(block.mean(axis=1)) for block in _blocks(name, file)]
+        blocks = [torch.from_numpy(b.mean(axis=1)) for b in _blocks(name, file, max_seconds)]
         source_rate = file.samplerate
     waveform = torch.cat(blocks)
     if not waveform.isfinite().all():
@@ -113,7 +116,8 @@ def _opened(source: str | os.PathLike[str] | BinaryIO) -> Iterator[tuple[str, so
                 raise ValueError(f"{name}: {file.samplerate} Hz is not between {low} and {high} Hz")
             yield name, file
     except (soundfile.LibsndfileError, TypeError) as error:
-        raise ValueError(f"{name} cannot be read as a sound file: {error}") from None
+        reason = getattr(error, "error_string", error)
+        raise ValueError(f"{name} cannot be read as a sound file: {reason}") from None
     if file.format == "OGG" and not _has_last_page(_tail(source)):
         raise ValueError(f"{name} is cut short: the last page of its stream is missing")
     if file.format == "MP3" and _mp3_samples(_tail(source, None)) > file.frames + 2 * MP3_SLACK:
@@ -123,7 +127,9 @@ def _opened(source: str | os.PathLike[str] | BinaryIO) -> Iterator[tuple[str, so
         )
 
 
-def _blocks(name: str, file: soundfile.SoundFile) -> Iterator[np.ndarray]:
+def _blocks(
+    name: str, file: soundfile.SoundFile, max_seconds: float = MAX_SECONDS
+) -> Iterator[np.ndarray]:
     """All that can be decoded, in blocks (n, channels).
 
     What is decoded counts, not what the header says: programs that cannot go back to it write
@@ -133,7 +139,7 @@ def _blocks(name: str, file: soundfile.SoundFile) -> Iterator[np.ndarray]:
         ValueError: after the last block, if samples are missing; or there are too many.
     """
     count, known = 0, file.frames < UNKNOWN_FRAMES
-    allowed = int(MAX_SECONDS * file.samplerate)
+    allowed = int(max_seconds * file.samplerate)
     while count <= allowed and not (known and file.frames > allowed):
         block, whole = _read_block(file)
         count += len(block)
@@ -143,7 +149,7 @@ def _blocks(name: str, file: soundfile.SoundFile) -> Iterator[np.ndarray]:
             break
     else:
         seconds = (file.frames if known else count) / file.samplerate
-        raise ValueError(f"{name} is {seconds:.0f} s long: more than {MAX_SECONDS:g} s")
+        raise ValueError(f"{name} is {seconds:.0f} s long: more than {max_seconds:g} s")
     missing = file.frames - count if known else 0
     if missing > (MP3_SLACK if file.format == "MP3" else 0):
         raise ValueError(

@@ -85,7 +85,7 @@ def check_rate(path: Path, rate: int) -> None:
 def encode_sound(
     beside: Path,
     path: Path,
-    waveform: np.ndarray | Tensor | Iterable[Tensor],
+    waveform: "np.ndarray | Tensor | Iterable[np.ndarray | Tensor]",
     rate: int,
     *,
     bits: int | None = None,
@@ -167,6 +167,11 @@ def _quantised(samples: np.ndarray, bits: int | None) -> np.ndarray:
     scale = 1 << (bits - 1)
     whole = (samples * np.float32(scale)).round().clip(-scale, scale - 1)
     return whole.astype(np.int16) if bits == 16 else whole.astype(np.int32) << 8
+
+
+def to_pcm16(samples: np.ndarray) -> np.ndarray:
+    """Samples in [-1, 1] as 16 bit, as wav and flac hold them."""
+    return _quantised(samples, 16)
 
 
 def _opus_padding(count: int, rate: int) -> int:

@@ -121,23 +121,41 @@ def make_clips(
     # 1. Room for the sounds, in formats that can hold them
     for clip in clips:
         check_rate(clip.path, pipe.sampling_rate)
-    options, copies = clips[0].options, clips[0].options.num_waveforms_per_prompt
+    options = clips[0].options
     seconds = options.audio_length_in_s or clips[0].recording_seconds
     samples = ClipLength(seconds or pipe.config.trained_seconds, pipe.config).samples
     widths = [(bits_of(clip.path, clip.bits) or 16) // 8 for clip in clips]
     check_room(clips[0].path.parent, samples * sum(widths))
-    # 2. All clips and their candidates, each clip from its own seed
-    streams = [torch.Generator().manual_seed(clip.seed) for clip in clips]
+    # 2. All clips together
+    prompts, seeds = [clip.prompt for clip in clips], [clip.seed for clip in clips]
+    return make_together(pipe, prompts, seeds, options, on_step, on_block)
+
+
+def make_together(
+    pipe: AudioLDM2Pipeline,
+    prompts: list[str],
+    seeds: list[int],
+    options: GenerationOptions,
+    on_step: Callback | None = None,
+    on_block: OnBlock | None = None,
+) -> list[AudioOutput]:
+    """Make a clip of each prompt, with its candidates, from its own seed, all as one batch.
+
+    The seed of the options does not count. A clip without other candidates comes as blocks that are
+    decoded when they are asked for. `on_step` and `on_block` are the pipeline's callbacks.
+    """
+    copies = options.num_waveforms_per_prompt
+    streams = [torch.Generator().manual_seed(seed) for seed in seeds]
     output = pipe(
-        [clip.prompt for clip in clips],
+        prompts,
         options=replace(options, seed=None),  # each clip has its own stream
         generator=[stream for stream in streams for _ in range(copies)],
         callback=on_step,
         on_block=on_block,
         output_type="blocks" if copies == 1 else "np",  # candidates are ranked by whole waveforms
     )
-    # 3. One output for each clip
-    parts = [slice(n * copies, (n + 1) * copies) for n in range(len(clips))]
+    # one output for each clip
+    parts = [slice(n * copies, (n + 1) * copies) for n in range(len(prompts))]
     return [
         replace(
             output,

@@ -1,4 +1,7 @@
-"""The command line: audiolitefocus generate | convert | info | check. Parsing and printing only."""
+"""The command line: audiolitefocus generate | convert | info | check | serve | web.
+
+Parsing and printing only.
+"""
 
 import contextlib
 import sys
@@ -11,10 +14,11 @@ from audiolitefocus.cli.check import check
 from audiolitefocus.cli.command import GroupedCommand, app, printable
 from audiolitefocus.cli.generate import generate
 from audiolitefocus.cli.models import convert, info
+from audiolitefocus.cli.serving import serve, web
 
 INTERRUPTED = 130  # exit status after Ctrl-C, as of shells
 
-for command in (generate, convert, info, check):  # in the order of --help
+for command in (generate, convert, info, check, serve, web):  # in the order of --help
     app.command(cls=GroupedCommand)(command)
 
 

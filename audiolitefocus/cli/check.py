@@ -6,19 +6,16 @@ from typing import Annotated
 
 import typer
 
-from audiolitefocus.cli.command import MODEL, printable
+from audiolitefocus.cli.command import DeviceFlag, DtypeFlag, OffloadFlag, printable
 
 
 def check(
     model: Annotated[
         str, typer.Argument(help="As for generate: a name, a folder, or OWNER/NAME on the hub.")
     ] = "audioldm2",
-    device: Annotated[str, MODEL(help="auto, cuda, mps or cpu.")] = "auto",
-    dtype: Annotated[str, MODEL(help="float32, bfloat16, float16, or auto.")] = "auto",
-    offload: Annotated[
-        bool,
-        MODEL("--offload", help="Keep networks on the CPU, and on the device only while they run."),
-    ] = False,
+    device: DeviceFlag = "auto",
+    dtype: DtypeFlag = "auto",
+    offload: OffloadFlag = False,
     report: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON too.")
     ] = None,

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 import typer.core
@@ -21,6 +21,20 @@ app = typer.Typer(
 
 FILES = partial(typer.Option, rich_help_panel="Files")
 MODEL = partial(typer.Option, rich_help_panel="Model")
+
+ModelFlag = Annotated[
+    str,
+    MODEL(
+        help="demo, audioldm2, audioldm2-large, audioldm2-music, a converted folder, or a "
+        "hub repository OWNER/NAME."
+    ),
+]
+DeviceFlag = Annotated[str, MODEL(help="auto, cuda, mps or cpu.")]
+DtypeFlag = Annotated[str, MODEL(help="float32, bfloat16, float16, or auto.")]
+OffloadFlag = Annotated[
+    bool,
+    MODEL("--offload", help="Keep networks on the CPU, and on the device only while they run."),
+]
 
 
 class GroupedCommand(typer.core.TyperCommand):

@@ -8,7 +8,10 @@ import typer
 
 from audiolitefocus.cli.command import (
     FILES,
-    MODEL,
+    DeviceFlag,
+    DtypeFlag,
+    ModelFlag,
+    OffloadFlag,
     given_by,
     printable,
     takes_options,
@@ -58,19 +61,10 @@ def generate(
         ),
     ] = None,
     force: Annotated[bool, FILES("--force", help="Replace files that exist.")] = False,
-    model: Annotated[
-        str,
-        MODEL(
-            help="demo, audioldm2, audioldm2-large, audioldm2-music, a converted folder, or a "
-            "hub repository OWNER/NAME."
-        ),
-    ] = "audioldm2",
-    device: Annotated[str, MODEL(help="auto, cuda, mps or cpu.")] = "auto",
-    dtype: Annotated[str, MODEL(help="float32, bfloat16, float16, or auto.")] = "auto",
-    offload: Annotated[
-        bool,
-        MODEL("--offload", help="Keep networks on the CPU, and on the device only while they run."),
-    ] = False,
+    model: ModelFlag = "audioldm2",
+    device: DeviceFlag = "auto",
+    dtype: DtypeFlag = "auto",
+    offload: OffloadFlag = False,
     **options: Any,
 ) -> None:
     """Make sound files from prompts, each with a JSON file that says how to make it again."""

@@ -29,7 +29,7 @@ def test_help_lists_every_option_under_its_caption(tmp_path):
 @pytest.mark.parametrize("columns", ["40", "200"])
 def test_help_is_plain_text_of_any_width(columns, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", columns)
-    for command in ("generate", "convert", "info", "check"):
+    for command in ("generate", "convert", "info", "check", "serve", "web"):
         shown = run(command, "--help", cwd=tmp_path).stdout
         assert shown.isascii() and max(map(len, shown.splitlines())) <= 80
 
@@ -63,7 +63,7 @@ except SystemExit:
     ids=["import", "options", "settings", "help"],
 )
 def test_no_torch_is_loaded(code):
-    assert not loaded(code) & {"torch", "transformers", "numpy"}
+    assert not loaded(code) & {"torch", "transformers", "numpy", "fastapi", "uvicorn", "gradio"}
 
 
 def test_public_names_are_importable_and_listed():
