@@ -7,7 +7,7 @@ name, an interval or a file, and any field of the settings as KEY=VALUE.
 import dataclasses
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -81,7 +81,7 @@ class LearnedReuse:
     steps: int
     attention: str
     unet_sha256: str
-    computed: Table
+    computed: Table = field(hash=False)  # a mapping; the rest tells tables apart well enough
     order = 0
 
     @classmethod
@@ -197,9 +197,9 @@ def reuse_text(reuse: ReuseChoice) -> str:
     if isinstance(reuse, LearnedReuse):
         return f"learned:{reuse.path}"
     parts = ["deepcache", str(reuse.interval)]
-    for field in dataclasses.fields(reuse)[1:]:
-        if (entry := getattr(reuse, field.name)) != field.default:
-            parts.append(f"{field.name}={entry!r}")
+    for setting in dataclasses.fields(reuse)[1:]:
+        if (entry := getattr(reuse, setting.name)) != setting.default:
+            parts.append(f"{setting.name}={entry!r}")
     return ":".join(parts)
 
 
