@@ -28,7 +28,7 @@ QueueFlag = Annotated[int, SERVING(help="Requests that may wait; others are told
 
 KEY_VARIABLE = "AUDIOLITEFOCUS_API_KEY"
 SHORTEST_KEY = 16  # characters
-GRACE_SECONDS = 30  # for what is being made when the server is told to stop
+GRACE_SECONDS = 30  # for what is being made when the server is asked to stop
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 

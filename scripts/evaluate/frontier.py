@@ -22,6 +22,7 @@ from audiolitefocus.atomic import atomic_file
 from audiolitefocus.audio.files import read_sound
 from audiolitefocus.batch.names import slug
 from audiolitefocus.codec.mel import log_mel
+from audiolitefocus.diffusion.guidance import guidance_scales
 from audiolitefocus.options import GenerationOptions
 from audiolitefocus.reuse.settings import choose_reuse
 from scripts.benchmark.timing import machine, turns
@@ -154,8 +155,6 @@ class Frontier:
         return self.operations(options) / self.operations(self.full)
 
     def operations(self, options: GenerationOptions) -> float:
-        from audiolitefocus.diffusion.guidance import guidance_scales
-
         steps = options.steps_taken
         interval = options.guidance_interval or (0.0, 1.0)
         scales = guidance_scales(options.guidance_scale, interval, steps)
@@ -255,8 +254,9 @@ def run(chosen: argparse.Namespace) -> list[dict]:
             raise ValueError(f"{path} holds results with other settings; name another folder")
     points: list[dict] = found["points"]  # type: ignore[assignment]
     known = {(point["variant"], point["seconds"]) for point in points}
-    variants = [frontier.options(variant) and variant for variant in chosen.variants]  # checked
-    for variant in (chosen.full, *variants):
+    for variant in chosen.variants:
+        frontier.options(variant)  # invalid ones are refused before any work
+    for variant in (chosen.full, *chosen.variants):
         if (variant, chosen.seconds) in known and variant != chosen.full:
             continue
         point = asdict(frontier.point(variant))

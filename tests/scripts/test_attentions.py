@@ -5,7 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from audiolitefocus import LiteFocus
+from audiolitefocus.checkpoints.bundle import load_config
+from audiolitefocus.config import demo_folder
 from scripts.evaluate import attentions
+from scripts.plots import keys
 
 ARGUMENTS = ["attentions", "--seconds", "0.64", "--clips", "2", "--tones", "1", "--steps", "1"]
 
@@ -42,3 +46,16 @@ def test_results_with_other_settings_and_unknown_attention_are_refused(monkeypat
         run(monkeypatch, path, "--attention", "tome")
     with pytest.raises(ValueError, match="attention 'flash'"):
         run(monkeypatch, path, "--attention", "flash")
+
+
+def test_a_picture_shows_the_distance_by_the_keys_that_are_sampled(monkeypatch, tmp_path):
+    """At 10.24 s level 1 of the demo has 8 rows of 128 tokens."""
+    config = load_config(demo_folder())
+    for ratio, weight, sampled in ((0.1, 1.0, 7 * 12), (0.01, 0.0, 7), (0.0, 0.0, 0)):
+        lite = LiteFocus(sparse_ratio=ratio, weight=weight)
+        assert keys.sampled_keys(lite, 10.24, config) == sampled
+    results, picture = tmp_path / "near.json", tmp_path / "keys.png"
+    run(monkeypatch, results, "--attention", "litefocus:0.2", "litefocus:0.2:weight=1")
+    monkeypatch.setattr("sys.argv", ["keys", str(results), str(picture)])
+    keys.main()
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 5000
