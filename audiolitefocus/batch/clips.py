@@ -26,6 +26,7 @@ from audiolitefocus.batch.recipes import (
 )
 from audiolitefocus.batch.requests import ClipRequest, check_sources, prepare
 from audiolitefocus.checkpoints.bundle import sha256
+from audiolitefocus.config import BundleConfig
 from audiolitefocus.options import GenerationOptions
 from audiolitefocus.output import AudioOutput
 from audiolitefocus.pipeline import AudioLDM2Pipeline, Callback, OnBlock
@@ -71,7 +72,19 @@ def _is_left_over(path: Path) -> bool:
     return alone and is_recipe(read_recipe(beside))
 
 
-def check_replaceable(pipe: AudioLDM2Pipeline, clip: ClipRequest, *, force: bool) -> None:
+def is_missing(config: BundleConfig, clip: ClipRequest, *, force: bool) -> bool:
+    """True if the clip is to be made by this model; with `force`, those that are finished too.
+
+    Raises:
+        ValueError: a file that is in its way (`check_replaceable`).
+    """
+    if is_saved(config, clip) and not force:
+        return False
+    check_replaceable(config, clip, force=force)
+    return True
+
+
+def check_replaceable(config: BundleConfig, clip: ClipRequest, *, force: bool) -> None:
     """Raise ValueError unless the clip may be written where it is to be.
 
     Free names may, and what a killed process has left. Clips that this program made with other
@@ -83,7 +96,7 @@ def check_replaceable(pipe: AudioLDM2Pipeline, clip: ClipRequest, *, force: bool
         return
     if clip.path in taken and is_recipe(found):
         if found["sha256"] != sha256(clip.path):
-            if _is_recipe_of(pipe, clip, found):  # renamed first, and killed before the sound was
+            if _is_recipe_of(config, clip, found):  # renamed first, and killed before the sound was
                 return
         elif force:
             return
@@ -187,7 +200,7 @@ def save_clip(pipe: AudioLDM2Pipeline, clip: ClipRequest, output: AudioOutput) -
         text.write_text(description + "\n", encoding="utf-8")
 
 
-def is_saved(pipe: AudioLDM2Pipeline, clip: ClipRequest) -> bool:
+def is_saved(config: BundleConfig, clip: ClipRequest) -> bool:
     """True if the sound is there, and its recipe has the same prompt, options, bits and model.
 
     The recipe in its tags counts where there is no JSON beside it. Recipes of older versions, with
@@ -195,45 +208,45 @@ def is_saved(pipe: AudioLDM2Pipeline, clip: ClipRequest) -> bool:
     """
     beside = recipe_path(clip.path)
     if not os.path.lexists(beside):
-        return _is_recipe_of(pipe, clip, recipe_inside(clip.path))
+        return _is_recipe_of(config, clip, recipe_inside(clip.path))
     found = read_recipe(beside)
     try:
-        return _is_recipe_of(pipe, clip, found) and found.get("sha256") == sha256(clip.path)
+        return _is_recipe_of(config, clip, found) and found.get("sha256") == sha256(clip.path)
     except OSError:
         return False
 
 
-def _is_recipe_of(pipe: AudioLDM2Pipeline, clip: ClipRequest, found: dict) -> bool:
+def _is_recipe_of(config: BundleConfig, clip: ClipRequest, found: dict) -> bool:
     same_bits = (bits_in(found) or bits_of(clip.path)) == bits_of(clip.path, clip.bits)
     return (
         same_bits
-        and made_options(found) == _options_used(pipe, clip)
-        and _origin(pipe, clip).items() <= found.items()
+        and made_options(found) == _options_used(config, clip)
+        and _origin(config, clip).items() <= found.items()
     )
 
 
 def recipe(pipe: AudioLDM2Pipeline, clip: ClipRequest, output: AudioOutput) -> dict:
     """How to make a clip again: all of its JSON but what its sound file is."""
     return {
-        **_origin(pipe, clip),
-        **_options_used(pipe, clip).to_json(),
+        **_origin(pipe.config, clip),
+        **_options_used(pipe.config, clip).to_json(),
         "bits": bits_of(clip.path, clip.bits),
         **describe_pipeline(pipe, output),
     }
 
 
-def _origin(pipe: AudioLDM2Pipeline, clip: ClipRequest) -> dict:
+def _origin(config: BundleConfig, clip: ClipRequest) -> dict:
     """What decides how a clip sounds, besides its options."""
     return {
         "prompt": clip.prompt,
         "recording_sha256": clip.recording_sha256,
-        "model": pipe.config.name,
-        "model_files": pipe.config.files,
+        "model": config.name,
+        "model_files": config.files,
     }
 
 
-def _options_used(pipe: AudioLDM2Pipeline, clip: ClipRequest) -> GenerationOptions:
+def _options_used(config: BundleConfig, clip: ClipRequest) -> GenerationOptions:
     """The clip's options, with the length that is the default for this model."""
     if clip.options.audio_length_in_s or clip.options.init_audio:
         return clip.options
-    return replace(clip.options, audio_length_in_s=pipe.config.trained_seconds)
+    return replace(clip.options, audio_length_in_s=config.trained_seconds)

@@ -1,6 +1,6 @@
 """Clips to make, and what can be checked of them without a model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,11 +75,17 @@ def prepare(
 
 def check_sources(clips: list[ClipRequest]) -> None:
     """Raise ValueError if writing one of these clips would destroy a recording of another."""
-    sources = {Path(clip.options.recording).resolve() for clip in clips if clip.recording_sha256}  # type: ignore[arg-type]
+    recordings = [clip.options.recording for clip in clips if clip.recording_sha256]
+    sources = {str(Path(recording).resolve()) for recording in recordings}  # type: ignore[arg-type]
     for clip in clips:
-        for target in (clip.path, recipe_path(clip.path)):
-            if target.resolve() in sources:
-                raise ValueError(
-                    f"{target} is a recording that clips are made from, and would be replaced: "
-                    f"choose another name or folder"
-                )
+        check_target(clip, sources)
+
+
+def check_target(clip: ClipRequest, sources: Container[str]) -> None:
+    """Raise ValueError if writing this clip would destroy one of the recordings, resolved paths."""
+    for target in (clip.path, recipe_path(clip.path)):
+        if str(target.resolve()) in sources:
+            raise ValueError(
+                f"{target} is a recording that clips are made from, and would be replaced: "
+                f"choose another name or folder"
+            )

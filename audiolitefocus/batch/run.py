@@ -11,12 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from audiolitefocus.batch.clips import (
-    check_replaceable,
-    is_saved,
-    make_clips,
-    save_clip,
-)
+from audiolitefocus.batch.clips import is_missing, make_clips, save_clip
 from audiolitefocus.batch.requests import ClipRequest
 from audiolitefocus.options import GenerationOptions
 from audiolitefocus.output import AudioOutput
@@ -96,11 +91,10 @@ class BatchRun:
         check_number("batch_size", batch_size, 1, 10000)
         self.pipe, self.report, missing = pipe, Report(), []
         for clip in clips:
-            if is_saved(pipe, clip) and not force:
+            if is_missing(pipe.config, clip, force=force):
+                missing.append(clip)
+            else:
                 self.report.kept.append(str(clip.path))
-                continue
-            check_replaceable(pipe, clip, force=force)
-            missing.append(clip)
         self.batches = group(missing, batch_size)
         self.steps = sum(map(_steps, self.batches))
 
@@ -139,7 +133,7 @@ class BatchRun:
         try:
             outputs = make_clips(self.pipe, batch, on_step)
         except Exception as error:  # whatever it is, the run goes on and reports it at its end
-            reason = _reason(error)
+            reason = reason_of(error)
         # 2. Or one by one, or not at all
         if reason and len(batch) > 1:
             for clip in batch:
@@ -154,7 +148,7 @@ class BatchRun:
         try:
             save_clip(self.pipe, clip, output)
         except Exception as error:  # of decoding too
-            self.report.failed[str(clip.path)] = _reason(error)
+            self.report.failed[str(clip.path)] = reason_of(error)
         else:
             self.report.made.append(str(clip.path))
             on_clip(clip, output)
@@ -164,8 +158,15 @@ def _steps(batch: list[ClipRequest]) -> int:
     return sum(c.options.steps_taken * c.options.num_waveforms_per_prompt for c in batch)
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """One line for an error, with its type unless the user can mend it."""
     text = " ".join(str(error).split()) or type(error).__name__
     known = isinstance(error, (ValueError, OSError, MemoryError))
     return text if known else f"{type(error).__name__}: {text}"
+
+
+def describe_made(clip: ClipRequest, output: AudioOutput) -> str:
+    """What is said of a clip that has been made, besides its name."""
+    copies = clip.options.num_waveforms_per_prompt
+    best = "" if output.scores is None else f", CLAP {output.scores[0]:.3f}, best of {copies}"
+    return f"(seed {clip.seed}{best})"

@@ -42,11 +42,11 @@ def test_a_clip_of_another_prompt_or_other_options_is_not_the_same(case, pipe, t
     prompt, changes = CHANGES[case]
     clip = ClipRequest("a", tmp_path / "a.wav", QUICK)
     save_clip(pipe, clip, SOUND)
-    assert is_saved(pipe, clip)
+    assert is_saved(pipe.config, clip)
     other = ClipRequest(prompt, clip.path, GenerationOptions.make(QUICK, changes))
-    assert not is_saved(pipe, other)
+    assert not is_saved(pipe.config, other)
     save_clip(pipe, other, SOUND)
-    assert is_saved(pipe, other) and not is_saved(pipe, clip)
+    assert is_saved(pipe.config, other) and not is_saved(pipe.config, clip)
 
 
 def test_a_recipe_of_an_older_version_is_understood(pipe, tmp_path):
@@ -63,9 +63,9 @@ def test_a_recipe_of_an_older_version_is_understood(pipe, tmp_path):
         older[short] = older.pop(field)
     del older["decode"]
     path.write_text(json.dumps(older))
-    assert is_saved(pipe, clip)
+    assert is_saved(pipe.config, clip)
     path.write_text(json.dumps({**older, "steps": 3}))
-    assert not is_saved(pipe, clip)
+    assert not is_saved(pipe.config, clip)
 
 
 @pytest.mark.parametrize("changes", [{"steps": "many"}, {"sha256": None}, {"prompt": ["a"]}])
@@ -74,4 +74,4 @@ def test_a_recipe_that_was_tampered_with_counts_as_missing(changes, pipe, tmp_pa
     save_clip(pipe, clip, SOUND)
     path = clip.path.with_suffix(".json")
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-    assert not is_saved(pipe, clip)
+    assert not is_saved(pipe.config, clip)

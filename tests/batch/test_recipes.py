@@ -44,7 +44,7 @@ def test_a_recipe_that_is_too_long_for_the_tags_is_in_the_json_alone(pipe, tmp_p
     clip = ClipRequest("rain " * 4000, tmp_path / "a.opus", QUICK)
     save_clip(pipe, clip, SOUND)
     assert recipe_inside(clip.path) == {} and find_recipe(clip.path)["prompt"] == clip.prompt
-    assert is_saved(pipe, clip)
+    assert is_saved(pipe.config, clip)
 
 
 COMMENTS = {
@@ -92,8 +92,8 @@ def test_a_finished_clip_whose_json_is_lost_is_finished(pipe, tmp_path):
     clip = ClipRequest("rain", tmp_path / "a.mp3", QUICK)
     save_clip(pipe, clip, SOUND)
     (tmp_path / "a.json").unlink()
-    assert is_saved(pipe, clip)
-    assert not is_saved(pipe, ClipRequest("sea", clip.path, QUICK))
+    assert is_saved(pipe.config, clip)
+    assert not is_saved(pipe.config, ClipRequest("sea", clip.path, QUICK))
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -115,14 +115,14 @@ def test_a_sound_without_its_json_is_never_replaced_by_a_run(pipe, tmp_path, pro
 def test_other_bits_are_another_clip(pipe, tmp_path):
     clips = [ClipRequest("rain", tmp_path / "a.wav", QUICK, bits=bits) for bits in (None, 16, 24)]
     save_clip(pipe, clips[0], SOUND)
-    assert [is_saved(pipe, clip) for clip in clips] == [True, True, False]
+    assert [is_saved(pipe.config, clip) for clip in clips] == [True, True, False]
     path = tmp_path / "a.json"
     older = json.loads(path.read_text())
     assert older.pop("bits") == 16
     path.write_text(json.dumps(older))
-    assert [is_saved(pipe, clip) for clip in clips] == [True, True, False]
+    assert [is_saved(pipe.config, clip) for clip in clips] == [True, True, False]
     save_clip(pipe, clips[2], SOUND)
-    assert [is_saved(pipe, clip) for clip in clips] == [False, False, True]
+    assert [is_saved(pipe.config, clip) for clip in clips] == [False, False, True]
     assert soundfile.info(tmp_path / "a.wav").subtype == "PCM_24"
 
 
