@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 
 FILES = partial(typer.Option, rich_help_panel="Files")
+CLUSTER = partial(typer.Option, rich_help_panel="Cluster")
 MODEL = partial(typer.Option, rich_help_panel="Model")
 
 ModelFlag = Annotated[

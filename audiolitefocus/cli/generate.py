@@ -6,7 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+from audiolitefocus.cli.cluster import make_on_ray
 from audiolitefocus.cli.command import (
+    CLUSTER,
     FILES,
     DeviceFlag,
     DtypeFlag,
@@ -24,13 +26,14 @@ def generate(
     ctx: typer.Context,
     prompt: Annotated[str | None, typer.Argument(help="The sound to make.")] = None,
     output: Annotated[
-        Path | None,
+        str | None,
         FILES(
             "-o",
             "--output",
             "--out",
-            help="Sound file (.wav, .flac, .ogg, .opus, .mp3); with --prompts a folder. Default: a "
-            "name made from the prompt and the seed, in the current folder.",
+            metavar="PATH",
+            help="Sound file (.wav, .flac, .ogg, .opus, .mp3); with --prompts a folder, with --ray "
+            "also a URL. Default: a name made from the prompt and the seed, in the current folder.",
         ),
     ] = None,
     prompts: Annotated[
@@ -61,6 +64,18 @@ def generate(
         ),
     ] = None,
     force: Annotated[bool, FILES("--force", help="Replace files that exist.")] = False,
+    ray: Annotated[
+        str | None,
+        CLUSTER(
+            metavar="local|auto|HOST:PORT",
+            help="With --prompts: make the clips by workers of Ray, started on this machine, of "
+            "the cluster that runs here, or of one by its head node.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        CLUSTER(help="Default: one for each GPU, or for every four CPUs.", min=1),
+    ] = None,
     model: ModelFlag = "audioldm2",
     device: DeviceFlag = "auto",
     dtype: DtypeFlag = "auto",
@@ -77,6 +92,11 @@ def generate(
         )
     if prompt is None and prompts is None and like is None:
         raise ValueError("give a prompt, --prompts FILE or --like CLIP")
+    if ray is None and (workers is not None or (output is not None and "://" in output)):
+        raise ValueError("--workers, and URLs as --out, need --ray local, auto or HOST:PORT")
+    if ray is not None and prompts is None:
+        raise ValueError("--ray needs --prompts FILE")
+    place = None if output is None else Path(output)
 
     def load(device: str = device, model: str = model, dtype: str = dtype):
         from audiolitefocus.pipeline import AudioLDM2Pipeline
@@ -88,20 +108,33 @@ def generate(
         own = {
             name: value for name, value in {"model": model, "dtype": dtype}.items() if name in given
         }
-        _make_like(like, prompt, output, changes, load, own, bits=bits, force=force)
+        _make_like(like, prompt, place, changes, load, own, bits=bits, force=force)
         return
     chosen = _options(changes)
-    if prompts is not None:
+    if prompts is not None and ray is not None:
+        loading = {"model": model, "dtype": dtype, "device": device, "offload": offload}
+        make_on_ray(
+            prompts,
+            output or ".",
+            chosen,
+            loading,
+            address=ray,
+            workers=workers,
+            batch_size=batch_size,
+            bits=bits,
+            force=force,
+        )
+    elif prompts is not None:
         from audiolitefocus.batch.run import own_device
 
-        folder = output or Path(".")
+        folder = place or Path(".")
         _make_many(
             prompts, folder, chosen, lambda: load(own_device(device)), batch_size, bits, force
         )
     elif prompt is not None:
         from audiolitefocus.batch.clips import plan
 
-        _make_one(plan(prompt, output, chosen, force=force, bits=bits), load())
+        _make_one(plan(prompt, place, chosen, force=force, bits=bits), load())
 
 
 def _options(changes: dict[str, object]) -> GenerationOptions:
@@ -176,6 +209,6 @@ def _make_many(
 
 def _line(clip, made) -> str:
     """What is printed of a clip that has been made."""
-    copies = clip.options.num_waveforms_per_prompt
-    best = "" if made.scores is None else f", CLAP {made.scores[0]:.3f}, best of {copies}"
-    return printable(f"{clip.path} (seed {clip.seed}{best})")
+    from audiolitefocus.batch.run import describe_made
+
+    return printable(f"{clip.path} {describe_made(clip, made)}")
