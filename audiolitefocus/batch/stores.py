@@ -20,7 +20,7 @@ from audiolitefocus.batch.requests import ClipRequest
 
 # File systems of fsspec by how a file appears in them whole or not at all.
 PUT_WHOLE = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}  # as soon as it is there in full
-RENAMES = {"sftp", "ssh", "hdfs", "webhdfs", "smb", "file", "local", "memory"}
+RENAMES = {"sftp", "ssh", "hdfs", "webhdfs", "smb", "memory"}
 
 
 @dataclass(frozen=True)
@@ -67,29 +67,29 @@ class Elsewhere:
             say, on every machine.
 
     Raises:
-        ValueError: a URL that fsspec does not understand or whose package is absent, or a file
-            system in which files would not appear whole.
+        ValueError: a URL of another file system, in which files might appear before they are whole;
+            or one whose package is not installed.
     """
 
     def __init__(self, url: str):
         import fsspec
 
-        try:
-            self.files, self.root = fsspec.core.url_to_fs(url)
-        except (ImportError, ValueError) as error:
-            raise ValueError(f"{url}: {error}") from None
-        self.url, self.root = url.rstrip("/"), self.root.rstrip("/")
-        names = self.files.protocol
-        self.protocols = {names} if isinstance(names, str) else set(names)
-        if not self.protocols & (PUT_WHOLE | RENAMES):
+        protocol = url.partition("://")[0]
+        if protocol not in PUT_WHOLE | RENAMES:
             raise ValueError(
-                f"{url}: there files may appear before they are whole; give a folder, or one of "
+                f"{url}: must be a folder or begin with one of "
                 f"{', '.join(sorted(f'{name}://' for name in PUT_WHOLE | RENAMES))}"
             )
+        try:
+            self.files, root = fsspec.core.url_to_fs(url)
+        except (ImportError, ValueError) as error:
+            raise ValueError(f"{url}: {error}") from None
+        self.url, self.root = url.rstrip("/"), root.rstrip("/")
+        self.put_whole = protocol in PUT_WHOLE
 
     def create(self) -> None:
         """Make the folder, where there are folders."""
-        if not self.protocols & PUT_WHOLE:
+        if not self.put_whole:
             self.files.makedirs(self.root, exist_ok=True)
 
     def mark(self, mark: str) -> None:
@@ -130,7 +130,7 @@ class Elsewhere:
         """Put a clip that was made in its place: each file whole, the recipe first."""
         for file in (recipe_path(path), path):
             target = self._there(file.name)
-            if self.protocols & PUT_WHOLE:
+            if self.put_whole:
                 self.files.put_file(str(file), target)
             else:
                 self._put_and_rename(file, target)
