@@ -6,6 +6,7 @@ A ledger is one SQLite file, gone with its folder. SQLite holds at most `CACHE_K
 import pickle
 import sqlite3
 from collections.abc import Iterable, Iterator, MutableMapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ class Ledger:
     """
 
     def __init__(self, path: Path):
-        self.database = sqlite3.connect(path, isolation_level=None)
+        self.path, self.database = path, sqlite3.connect(path, isolation_level=None)
         self.database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         self.database.execute("PRAGMA synchronous = OFF")  # it does not outlive the process
 
@@ -42,9 +43,10 @@ class Ledger:
         rows = ((number, pickle.dumps(clip)) for number, clip in enumerate(clips))
         # 1. In one transaction; an invalid prompt ends the run, so that there is no journal
         self.database.execute("PRAGMA journal_mode = OFF")
-        self.database.execute("BEGIN")
-        self.database.executemany("INSERT INTO clips (number, clip) VALUES (?, ?)", rows)
-        self.database.execute("COMMIT")
+        with self._written():
+            self.database.execute("BEGIN")
+            self.database.executemany("INSERT INTO clips (number, clip) VALUES (?, ?)", rows)
+            self.database.execute("COMMIT")
         for name in NOTES:
             self.database.execute(f"DROP TABLE IF EXISTS {name}")
         # 2. From here on, one writes while others read
@@ -69,12 +71,22 @@ class Ledger:
 
     def keep(self, number: int) -> None:
         """A clip need not be made: it is there."""
-        self.database.execute("UPDATE clips SET made = 0 WHERE number = ?", (number,))
+        with self._written():
+            self.database.execute("UPDATE clips SET made = 0 WHERE number = ?", (number,))
 
     def finish(self, number: int, failure: str | None) -> bool:
         """Write down that a clip was made, or why not; False if that was known already."""
         query = "UPDATE clips SET made = 1, failure = ? WHERE number = ? AND made IS NULL"
-        return self.database.execute(query, (failure, number)).rowcount == 1
+        with self._written():
+            return self.database.execute(query, (failure, number)).rowcount == 1
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        """A block in which a full disk is an OSError."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise OSError(f"the plan of the run in {self.path.parent}: {error}") from None
 
     def failures(self) -> Iterator[str]:
         """Why clips were not made, each line with the clip."""

@@ -19,7 +19,8 @@ from audiolitefocus.batch.ledger import Ledger, Numbered
 from audiolitefocus.batch.pool import Pool, plan_pool
 from audiolitefocus.batch.prompts import plan_prompts
 from audiolitefocus.batch.stores import new_mark, open_store
-from audiolitefocus.batch.workers import ClipWorker, Job, Result, Tally, read_units, unpack
+from audiolitefocus.batch.units import Tally, read_units, unpack
+from audiolitefocus.batch.workers import ClipWorker, Job, Result
 from audiolitefocus.checkpoints.bundle import load_config
 from audiolitefocus.checkpoints.resolve import resolve_bundle
 from audiolitefocus.options import GenerationOptions
@@ -148,6 +149,8 @@ class RayRun:
                 model or does not see the folder; a fault of the cluster. Clips that are finished
                 stay, and another run makes the others.
         """
+        if workers is not None:
+            check_number("workers", workers, 1, 100_000)
         if self.missing:
             with connected(address):
                 nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]

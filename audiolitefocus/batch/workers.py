@@ -1,17 +1,9 @@
-"""What runs in the processes of a Ray cluster: a reader of the plan, workers, and a tally of both.
-
-A unit is what a worker is given at a time: a few batches. When a worker dies, Ray starts another
-one and gives it the same unit again; what the first had finished is found finished. A clip at which
-workers die again and again would keep that up forever, and therefore the tally counts attempts.
-"""
+"""The actors of a Ray cluster: each holds a pipeline and makes the clips of units."""
 
 import os
-import pickle
 import socket
-import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,21 +13,17 @@ import ray
 import torch
 
 from audiolitefocus.batch.clips import is_missing
-from audiolitefocus.batch.ledger import Ledger, Numbered
 from audiolitefocus.batch.requests import ClipRequest
 from audiolitefocus.batch.run import BatchRun, describe_made, reason_of
 from audiolitefocus.batch.stores import Store
+from audiolitefocus.batch.units import Batch, to_rows, unpack
 from audiolitefocus.checkpoints.bundle import sha256
 from audiolitefocus.config import BundleConfig
-from audiolitefocus.options import GenerationOptions
 from audiolitefocus.output import AudioOutput
 from audiolitefocus.pipeline import AudioLDM2Pipeline
 
 ATTEMPTS = 3  # at a clip, before it is given up because the worker died each time
-OPEN_BATCHES = 256  # of different options, that are kept waiting for clips that fit
-POLL_SECONDS = 0.1  # how often a reader that is ahead looks again
-
-Batch = list[Numbered]
+RECENT_RECORDINGS = 1024  # of whose files the digests are kept
 
 
 @dataclass(frozen=True)
@@ -67,85 +55,6 @@ class Result(NamedTuple):
     said: str
 
 
-@dataclass
-class Tally:
-    """An actor that counts what has begun, and keeps why a worker could not start."""
-
-    units: int = 0
-    attempts: Counter = field(default_factory=Counter)
-    fault: str | None = None
-
-    def begin_unit(self) -> None:
-        self.units += 1
-
-    def begun(self) -> int:
-        return self.units
-
-    def attempt(self, *numbers: int) -> int:
-        """Count another attempt at clips that are made together, and return how many there were."""
-        self.attempts[numbers] += 1
-        return self.attempts[numbers]
-
-    def forget(self, keys: list[tuple[int, ...]]) -> None:
-        for numbers in keys:
-            self.attempts.pop(numbers, None)
-
-    def refuse(self, reason: str) -> None:
-        self.fault = self.fault or reason
-
-    def refused(self) -> str | None:
-        return self.fault
-
-
-def batches(clips: Iterable[Numbered], size: int) -> Iterator[Batch]:
-    """The batches of `run.group`, as soon as each is full; the rest at the end.
-
-    Of more different options than `OPEN_BATCHES`, the batch that has waited longest is not filled.
-    """
-    waiting: dict[GenerationOptions, Batch] = {}
-    for number, clip in clips:
-        options = replace(clip.options, seed=None)
-        batch = waiting.setdefault(options, [])
-        batch.append((number, clip))
-        if len(batch) == size or options.unconditional == "empty_prompt":
-            yield waiting.pop(options)
-        elif len(waiting) > OPEN_BATCHES:
-            yield waiting.pop(next(iter(waiting)))
-    yield from waiting.values()
-
-
-def read_units(
-    rows: Any, ledger: str, batch_size: int, unit: int, ahead: int, tally: Any
-) -> Iterator[Any]:
-    """Rows of units for the workers, at most so many `ahead` of those that have begun.
-
-    Ray Data has no such limit for small rows, and would keep all of them in the driver's memory.
-    The same ledger gives the same rows again, should this process die.
-    """
-    plan = Ledger(Path(ledger))
-    waiting: list[Batch] = []
-    sent = 0
-    for batch in batches(plan.missing(), batch_size):
-        waiting.append(batch)
-        if len(waiting) == unit:
-            while sent - ray.get(tally.begun.remote()) >= ahead:
-                time.sleep(POLL_SECONDS)
-            yield _row(waiting)
-            waiting, sent = [], sent + 1
-    if waiting:
-        yield _row(waiting)
-    plan.close()
-
-
-def _row(content: object) -> pa.Table:
-    return pa.table({"pickled": pa.array([pickle.dumps(content)], pa.binary())})
-
-
-def unpack(rows: pa.Table) -> Iterator[Any]:
-    """The contents of rows."""
-    return map(pickle.loads, rows["pickled"].to_pylist())
-
-
 class ClipWorker:
     """An actor that holds a pipeline and makes the clips of units."""
 
@@ -167,7 +76,7 @@ class ClipWorker:
                 f"{self.job.store} is not the same place as on the machine of the command: give a "
                 f"folder that all machines share, or an object store such as s3://BUCKET/PREFIX"
             )
-        self.digest = lru_cache(1024)(sha256)
+        self.digest = lru_cache(RECENT_RECORDINGS)(sha256)
         self.load()
 
     def load(self) -> None:
@@ -179,9 +88,8 @@ class ClipWorker:
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
         for unit in unpack(rows):
             ray.get(self.tally.begin_unit.remote())
-            yield _row([result for batch in unit for result in self.attempt(batch)])
-            numbers = [tuple(number for number, _ in batch) for batch in unit]
-            self.tally.forget.remote(numbers + [(n,) for batch in numbers for n in batch])
+            yield to_rows([result for batch in unit for result in self.attempt(batch)])
+            self.tally.forget.remote([tuple(number for number, _ in batch) for batch in unit])
 
     def attempt(self, batch: Batch) -> list[Result]:
         """Results of a batch: made at once, and one by one if a worker has died at it."""
@@ -195,6 +103,7 @@ class ClipWorker:
                 results.append(Result(number, True, self.failure(clip, reason)))
             else:
                 results += self.make([(number, clip)])
+                ray.get(self.tally.forget.remote([(number,)]))  # at the next one it may die
         return results
 
     def make(self, batch: Batch) -> list[Result]:

@@ -14,6 +14,7 @@ import random
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,36 +27,46 @@ from audiolitefocus.batch.prompts import read_prompts
 from audiolitefocus.batch.ray import RayRun
 from audiolitefocus.batch.run import BatchRun
 from audiolitefocus.checkpoints.bundle import sha256
+from scripts.benchmark.timing import cpu_name
 
 QUICK = GenerationOptions(audio_length_in_s=2.56, sampler="dpm++", num_inference_steps=5)
 WORKER = "ray::MapWorker"  # how Ray calls the process of an actor of a pool
+AT_WORK = ".submit"  # how that ends while it has a unit
+SUMS = ("killed_at_work", "clips", "lost", "doubled", "different")
 
 
 class Killer(threading.Thread):
-    """Kills a random worker of this process's Ray every few seconds.
+    """Kills workers of this process's Ray, most of them at work and the others at any moment.
 
     Attributes:
-        killed: how many; `making` of them were at work by what Ray calls their process.
+        killed: how many; `at_work` of them were making a clip, by what Ray calls their process.
     """
 
     def __init__(self, wait: tuple[float, float], most: int):
         super().__init__(daemon=True)
         self.wait, self.most = wait, most
-        self.killed, self.making, self.done = 0, 0, threading.Event()
+        self.killed, self.at_work, self.done = 0, 0, threading.Event()
 
     def run(self) -> None:
         while self.killed < self.most and not self.done.wait(random.uniform(*self.wait)):
-            workers = []
-            for process in psutil.Process().children(recursive=True):
-                try:
-                    if (title := process.cmdline()[:1]) and title[0].startswith(WORKER):
-                        workers.append((process, title[0]))
-                except psutil.NoSuchProcess:
-                    pass
-            if workers:
-                process, title = random.choice(workers)
+            ending = random.choice((AT_WORK, AT_WORK, AT_WORK, ""))
+            found: list[tuple[psutil.Process, str]] = []
+            while not found and not self.done.wait(0.02):
+                found = [(p, title) for p, title in self.workers() if title.endswith(ending)]
+            if found:
+                process, title = random.choice(found)
                 process.kill()
-                self.killed, self.making = self.killed + 1, self.making + (".submit" in title)
+                self.killed, self.at_work = self.killed + 1, self.at_work + (AT_WORK in title)
+
+    @staticmethod
+    def workers() -> Iterator[tuple[psutil.Process, str]]:
+        """Processes of workers, and what Ray calls them."""
+        for process in psutil.Process().children(recursive=True):
+            try:
+                if (title := " ".join(process.cmdline())).startswith(WORKER):
+                    yield process, title
+            except psutil.NoSuchProcess:
+                pass
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -77,7 +88,7 @@ def one_run(prompts: Path, expected: dict[str, str], kills: int, wait: tuple[flo
     return {
         "clips": run.total,
         "killed": killer.killed,
-        "killed_at_work": killer.making,
+        "killed_at_work": killer.at_work,
         "seconds": round(time.monotonic() - began, 1),
         "made": totals.made,
         "failed": totals.failed,
@@ -92,7 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20, help="in all runs together, at least")
     parser.add_argument("--clips", type=int, default=40, help="of each run")
-    parser.add_argument("--wait", type=float, nargs=2, default=(8.0, 25.0), help="seconds between")
+    parser.add_argument("--wait", type=float, nargs=2, default=(2.0, 12.0), help="seconds between")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--temporary", help="folder for Ray's files")
     parser.add_argument("--out", type=Path)
@@ -118,10 +129,10 @@ def main() -> None:
             runs.append(one_run(prompts, expected, left, tuple(chosen.wait)))
             print(json.dumps(runs[-1]), flush=True)
     report = {
-        "processor": "two cores, shared with other work",
+        "processor": cpu_name(),
         "ray": ray.__version__,
         "kills": sum(run["killed"] for run in runs),
-        **{key: sum(run[key] for run in runs) for key in ("clips", "lost", "doubled", "different")},
+        **{key: sum(run[key] for run in runs) for key in SUMS},
         "runs": runs,
     }
     if chosen.out:

@@ -1,6 +1,6 @@
 """Memory of the process that drives a Ray run, by the number of prompts.
 
-    python -m scripts.benchmark.ray_memory --prompts 100 100000 --out scripts/results/ray-memory.json
+    python -m scripts.benchmark.ray_memory --out scripts/results/ray-memory.json
 
 Prompts are read, planned, given to two workers and their results written down as in any run; only
 the workers' networks are left out, so that a hundred thousand clips take minutes. Each number is
@@ -23,6 +23,7 @@ import ray
 from audiolitefocus import GenerationOptions
 from audiolitefocus.batch.ray import RayRun
 from audiolitefocus.batch.workers import ClipWorker, Result
+from scripts.benchmark.timing import cpu_name
 
 QUICK = GenerationOptions(audio_length_in_s=2.56, sampler="dpm++", num_inference_steps=5)
 MIB = 1 << 20
@@ -114,7 +115,11 @@ def main() -> None:
     if chosen.one:
         print(json.dumps(measure(chosen.one, chosen.temporary)))
         return
-    report = {"ray": ray.__version__, "runs": in_processes(chosen.prompts, chosen.temporary)}
+    report = {
+        "processor": cpu_name(),
+        "ray": ray.__version__,
+        "runs": in_processes(chosen.prompts, chosen.temporary),
+    }
     if chosen.out:
         chosen.out.write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report))

@@ -95,6 +95,13 @@ def test_what_is_missing_stays_the_same_while_results_are_written(write_prompts,
     assert list(ledger.failures()) == ["broken"]
 
 
+def test_a_full_disk_is_an_error_of_one_line(write_prompts, tmp_path, ledger):
+    file = write_prompts(*[f"rain|{n}" for n in range(200)])
+    ledger.database.execute("PRAGMA max_page_count = 20")  # as SQLite fails on a full disk
+    with pytest.raises(OSError, match="the plan of the run in .*: database or disk is full"):
+        ledger.plan(plan_prompts(file, tmp_path, QUICK, ledger.notes()))
+
+
 def test_clips_without_an_answer_are_failures(write_prompts, tmp_path, ledger):
     file = write_prompts("a|a", "b|b")
     ledger.plan(plan_prompts(file, tmp_path, QUICK, ledger.notes()))
