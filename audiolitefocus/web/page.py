@@ -19,7 +19,7 @@ from audiolitefocus.pipeline import AudioLDM2Pipeline  # noqa: E402
 from audiolitefocus.web import attention_tab  # noqa: E402
 from audiolitefocus.web.form import USES, component, read_options  # noqa: E402
 from audiolitefocus.web.limits import Limits  # noqa: E402
-from audiolitefocus.web.look import CSS, one_line, status, theme  # noqa: E402
+from audiolitefocus.web.look import CSS, SHOW_RESULTS, one_line, status, theme  # noqa: E402
 from audiolitefocus.web.making import PageJob, follow, plan  # noqa: E402
 from audiolitefocus.web.results import SLOTS, Results  # noqa: E402
 from audiolitefocus.web.shelf import Kept, Shelf, own_cache  # noqa: E402
@@ -71,7 +71,7 @@ class Page:
             with gr.Tab("Make"), gr.Row():
                 with gr.Column(scale=5, min_width=320):
                     self._build_form()
-                with gr.Column(scale=6, min_width=320):
+                with gr.Column(scale=6, min_width=320, elem_id="results"):
                     self.results = Results()
             with gr.Tab("Where attention goes"):
                 attention_tab.build(self.pipe, self.worker, self.limits)
@@ -111,6 +111,7 @@ class Page:
                 sources=["upload", "microphone"],
                 type="filepath",
                 label="Recording",
+                buttons=["download"],  # Gradio's others share it on the web
                 elem_id="recording",
             )
             self.use = gr.Radio(list(USES), value="Vary", label="What to do with it")
@@ -124,7 +125,7 @@ class Page:
         entered = [self.prompt, self.recording, self.use, results.history, *self.fields.values()]
         shown = [self.status, *results.parts]
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        gr.on(
+        made = gr.on(
             [self.go.click, self.prompt.submit],
             self.make,
             entered,
@@ -132,6 +133,7 @@ class Page:
             concurrency_limit=None,  # the worker has the queue
             **private,
         )
+        made.success(None, js=SHOW_RESULTS, **private)
         self.halt.click(self.leave, None, None, queue=False, **private)
         self.use.change(
             _fields_of_use, self.use, [self.fields[n] for n in USED], queue=False, **private
