@@ -74,6 +74,12 @@ def shown(value: object) -> str:
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
+def number_text(value: float) -> str:
+    """A number as people write it, from which it can be read back: 1 for 1.0; integers whole."""
+    short = f"{value:g}"
+    return short if isinstance(value, float) and float(short) == value else str(value)
+
+
 def from_dict(cls, data: object, where: str):
     """The dataclass `cls` made from parsed JSON, names and types checked. Raises ValueError."""
     if not isinstance(data, dict):

@@ -10,7 +10,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "audiolitefocus"
 ORDER = [
     {"validation", "__version__"},
     {"config", "atomic", "habits", "ops"},
-    {"audio", "runtime", "attention", "reuse"},
+    {"audio", "runtime", "attention"},
+    {"reuse"},
     {"options", "models"},
     {"checkpoints", "codec", "steps"},
     {"display"},

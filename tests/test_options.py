@@ -204,6 +204,25 @@ def test_attention_is_its_grammar_or_settings(text):
     assert make({"attention": text}).attention == ATTENTIONS[text]
 
 
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        ("litefocus:0.05:weight=1.0", "litefocus:0.05:weight=1"),
+        ("litefocus:0.05:scale=1.12:weight=0.50", "litefocus:0.05:weight=0.5:scale=1.12"),
+        ("litefocus:0.1:seed=1234567:uniform=true", "litefocus:0.1:seed=1234567:uniform=true"),
+        ("litefocus:seed=10000000:levels=1-3", "litefocus:0.1:levels=1,2,3:seed=10000000"),
+        ("litefocus:1.0", "litefocus:1"),
+        (f"litefocus:{1 / 3}", f"litefocus:{1 / 3}"),
+        ("tome:0.25:levels=2", "tome:0.25:levels=2"),
+        (LiteFocus(sparse_ratio=1, weight=1), "litefocus:1:weight=1"),
+    ],
+)
+def test_attention_is_written_in_one_short_way_from_which_it_can_be_read(written, text):
+    options = make({"attention": written})
+    assert options.to_json()["attention"] == text
+    assert make({"attention": text}) == options
+
+
 @pytest.mark.parametrize("value", ["flash", "litefocus:2", "litefocus:x", 5, None, ["dense"]])
 def test_attention_that_there_is_not_is_refused(value):
     with pytest.raises(OptionError, match="^attention .*: ") as refused:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from audiolitefocus.config import AttentionRule
+from audiolitefocus.validation import number_text
 
 # Clip lengths from which on `LiteFocus.for_duration` takes in another level.
 LEVEL_2_SECONDS, LEVEL_3_SECONDS = 40.96, 163.84
@@ -160,15 +161,18 @@ def attention_text(attention: Attention) -> str:
     if isinstance(attention, LiteFocus) and not attention.same_frequency:
         name = "cross-frequency"
     base, ratio = NAMES[name]
-    parts = [name, f"{getattr(attention, ratio):g}"]
-    if float(parts[1]) != getattr(attention, ratio):
-        parts[1] = repr(getattr(attention, ratio))
+    parts = [name, number_text(getattr(attention, ratio))]
     for field in dataclasses.fields(attention):
         entry = getattr(attention, field.name)
         if field.name != ratio and entry != getattr(base, field.name):
-            shown = ",".join(map(str, entry)) if isinstance(entry, tuple) else str(entry).lower()
-            parts.append(f"{field.name}={shown}")
+            parts.append(f"{field.name}={_entry_text(entry)}")
     return ":".join(parts)
+
+
+def _entry_text(entry: bool | float | tuple[int, ...]) -> str:
+    if isinstance(entry, tuple):
+        return ",".join(map(str, entry))
+    return str(entry).lower() if isinstance(entry, bool) else number_text(entry)
 
 
 def _field(settings: LiteFocus | TokenMerging, part: str) -> tuple[str, object]:

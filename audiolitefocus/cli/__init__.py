@@ -6,10 +6,11 @@ Parsing and printing only.
 import contextlib
 import sys
 import warnings
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from audiolitefocus import __version__
 from audiolitefocus.cli.check import check
 from audiolitefocus.cli.command import GroupedCommand, app, printable
 from audiolitefocus.cli.generate import generate
@@ -17,6 +18,25 @@ from audiolitefocus.cli.models import convert, info
 from audiolitefocus.cli.serving import serve, web
 
 INTERRUPTED = 130  # exit status after Ctrl-C, as of shells
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"audiolitefocus {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _without_command(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="The version."),
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
 
 for command in (generate, convert, info, check, serve, web):  # in the order of --help
     app.command(cls=GroupedCommand)(command)

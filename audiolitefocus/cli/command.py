@@ -13,7 +13,7 @@ from audiolitefocus.validation import Choice, Custom, Number
 
 app = typer.Typer(
     help="Text to audio with AudioLDM2, long clips made cheap by LiteFocus attention.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

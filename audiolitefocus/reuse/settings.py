@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-from audiolitefocus.validation import Number, read_json, shown
+from audiolitefocus.attention.settings import attention_text, parse_attention
+from audiolitefocus.validation import Number, number_text, read_json, shown
 
 GRAMMAR = "off, auto, deepcache, deepcache:INTERVAL, deepcache:3:start=0.5 or learned:FILE"
 FORMAT = "audiolitefocus reuse table 1"
@@ -103,6 +104,10 @@ class LearnedReuse:
             raise ValueError(f"{where}: {error}") from None
         if not all(isinstance(text, str) for text in (sampler, attention, digest)):
             raise ValueError(f"{where}: sampler, attention and unet_sha256 must be texts")
+        try:
+            attention = attention_text(parse_attention(attention))  # one text for each setting
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
         return cls(str(path), sampler, steps, attention, digest, table)
 
     def to_json(self) -> dict[str, object]:
@@ -199,7 +204,7 @@ def reuse_text(reuse: ReuseChoice) -> str:
     parts = ["deepcache", str(reuse.interval)]
     for setting in dataclasses.fields(reuse)[1:]:
         if (entry := getattr(reuse, setting.name)) != setting.default:
-            parts.append(f"{setting.name}={entry!r}")
+            parts.append(f"{setting.name}={number_text(entry)}")
     return ":".join(parts)
 
 

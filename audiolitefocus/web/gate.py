@@ -6,10 +6,10 @@ import json
 import logging
 
 from fastapi import HTTPException, Request
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from audiolitefocus.validation import parse_object
+from audiolitefocus.web.errors import busy
 
 BODY_SECONDS = 60.0  # for a whole body to arrive
 SEND_SECONDS = 60.0  # for a part of an answer to be taken
@@ -17,28 +17,6 @@ SEPARATORS = 10_000  # of JSON in a body: each may become an object of a hundred
 SPARE = 16  # requests that may be read or answered besides those that wait or run
 
 log = logging.getLogger("uvicorn.error")
-
-TYPES = {
-    401: ("authentication_error", "invalid_api_key"),
-    404: ("invalid_request_error", "not_found"),
-    429: ("rate_limit_error", "rate_limit_exceeded"),
-}
-
-
-def error_response(
-    status: int, message: str, param: str | None = None, headers: dict[str, str] | None = None
-) -> JSONResponse:
-    """An error as OpenAI's servers write it."""
-    kind, code = TYPES.get(
-        status, ("server_error" if status >= 500 else "invalid_request_error", None)
-    )
-    body = {"message": " ".join(message.split()), "type": kind, "param": param, "code": code}
-    return JSONResponse({"error": body}, status, headers)
-
-
-def busy(message: str, seconds: int) -> JSONResponse:
-    """An answer that says when to try again."""
-    return error_response(429, message, headers={"Retry-After": str(seconds)})
 
 
 class Gate:

@@ -10,6 +10,9 @@ ERROR_SECONDS = 15  # that an error is shown
 CSS = """
 :root { --block-info-text-color: #52525b; }
 .dark { --block-info-text-color: #d4d4d8; }
+.form > .block > .container { display: flex; flex-direction: column; height: 100%; }
+.form > .block > .container > :last-child { margin-top: auto; }
+.info-text { overflow-wrap: anywhere; }
 #status { min-height: 3.2em; }
 .bar { height: 0.5em; margin-top: 0.5em; border-radius: 1em; overflow: hidden; }
 .bar { background: var(--border-color-primary); }
@@ -18,9 +21,15 @@ CSS = """
 #history .thumbnail-item { aspect-ratio: 5 / 3; }
 #history .caption-label { left: 0; right: 0; bottom: 0; max-width: 100%; }
 #files .label-clear-button { display: none; }
+@media (max-width: 720px) { #results { min-height: 100vh; } }
 .title h1 { margin-bottom: 0; }
 footer { opacity: 0.7; }
 """
+# on a narrow screen the results are below the form
+SHOW_RESULTS = """() => {
+    const results = document.querySelector("#results");
+    if (results.getBoundingClientRect().top > window.innerHeight) results.scrollIntoView();
+}"""
 
 
 def theme() -> gr.themes.Base:

@@ -2,6 +2,8 @@
 
 import os
 import secrets
+import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -15,19 +17,14 @@ from audiolitefocus.options import OPTIONS, SOUND  # noqa: E402
 from audiolitefocus.output import AudioOutput  # noqa: E402
 from audiolitefocus.pipeline import AudioLDM2Pipeline  # noqa: E402
 from audiolitefocus.web import attention_tab  # noqa: E402
-from audiolitefocus.web.form import (  # noqa: E402
-    USES,
-    component,
-    read_options,
-)
+from audiolitefocus.web.form import USES, component, read_options  # noqa: E402
 from audiolitefocus.web.limits import Limits  # noqa: E402
-from audiolitefocus.web.look import CSS, one_line, status, theme  # noqa: E402
-from audiolitefocus.web.making import PageJob, Update, follow, plan  # noqa: E402
-from audiolitefocus.web.shelf import Kept, Shelf  # noqa: E402
+from audiolitefocus.web.look import CSS, SHOW_RESULTS, one_line, status, theme  # noqa: E402
+from audiolitefocus.web.making import PageJob, follow, plan  # noqa: E402
+from audiolitefocus.web.results import SLOTS, Results  # noqa: E402
+from audiolitefocus.web.shelf import Kept, Shelf, own_cache  # noqa: E402
 from audiolitefocus.web.worker import Cancelled, Closed, Full, Worker  # noqa: E402
 
-SLOTS = 4  # candidates that are shown
-HISTORY = 12  # clips of one visitor that are shown
 CACHE_SECONDS = (3600, 24 * 3600)  # Gradio's copies: looked through every hour, kept for a day
 ANSWERED = (ValueError, OSError, MemoryError, Full, Closed)  # errors that a visitor can mend
 OPEN = ("Sampling",)  # groups of options that are not folded away
@@ -55,6 +52,7 @@ class Page:
         self.worker = Worker(pipe, waiting=waiting, batch=1, seconds=seconds)
         self.worker.start()
         self.shelf = Shelf(pipe)
+        own_cache()
         self._jobs: dict[str | None, PageJob] = {}
         self.blocks = self._build()
 
@@ -73,8 +71,8 @@ class Page:
             with gr.Tab("Make"), gr.Row():
                 with gr.Column(scale=5, min_width=320):
                     self._build_form()
-                with gr.Column(scale=6, min_width=320):
-                    self._build_results()
+                with gr.Column(scale=6, min_width=320, elem_id="results"):
+                    self.results = Results()
             with gr.Tab("Where attention goes"):
                 attention_tab.build(self.pipe, self.worker, self.limits)
             self._connect()
@@ -113,6 +111,7 @@ class Page:
                 sources=["upload", "microphone"],
                 type="filepath",
                 label="Recording",
+                buttons=["download"],  # Gradio's others share it on the web
                 elem_id="recording",
             )
             self.use = gr.Radio(list(USES), value="Vary", label="What to do with it")
@@ -120,67 +119,13 @@ class Page:
                 self.fields["strength"] = component("strength", min_width=140)
                 self.fields["inpaint"] = component("inpaint", min_width=140, visible=False)
 
-    def _build_results(self) -> None:
-        self.preview = gr.Image(
-            label="What it is so far",
-            alt_text="What it is so far",
-            visible=False,
-            buttons=[],
-            format="png",
-            height=200,
-        )
-        self.sounds, self.pictures = [], []
-        for number in range(SLOTS):
-            self.sounds.append(
-                gr.Audio(
-                    label="Result",
-                    interactive=False,
-                    type="filepath",
-                    visible=number == 0,
-                    buttons=["download"],
-                )
-            )
-            self.pictures.append(
-                gr.Image(
-                    show_label=False,
-                    visible=False,
-                    buttons=["fullscreen"],
-                    format="png",
-                    alt_text="Spectrogram: time to the right, frequency upwards",
-                )
-            )
-        with gr.Row():
-            self.reuse = gr.Button("Use as recording", size="sm", visible=False)
-        self.files = gr.File(
-            label="Sounds, and how to make them again",
-            file_count="multiple",
-            visible=False,
-            interactive=False,
-            elem_id="files",
-        )
-        self.history = gr.State([])
-        self.made = gr.Markdown("Made on this page; choose one to see it again:", visible=False)
-        self.gallery = gr.Gallery(
-            show_label=False,
-            columns=3,
-            height="auto",
-            fit_columns=False,
-            object_fit="contain",
-            elem_id="history",
-            allow_preview=False,
-            visible=False,
-            interactive=False,
-            buttons=[],
-            format="png",
-        )
-
     def _connect(self) -> None:
         """What follows from what a visitor does."""
-        entered = [self.prompt, self.recording, self.use, self.history, *self.fields.values()]
-        shown = [self.status, self.preview, *self.sounds, *self.pictures, self.reuse]
-        shown += [self.files, self.history, self.made, self.gallery]
+        results = self.results
+        entered = [self.prompt, self.recording, self.use, results.history, *self.fields.values()]
+        shown = [self.status, *results.parts]
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        gr.on(
+        made = gr.on(
             [self.go.click, self.prompt.submit],
             self.make,
             entered,
@@ -188,12 +133,13 @@ class Page:
             concurrency_limit=None,  # the worker has the queue
             **private,
         )
+        made.success(None, js=SHOW_RESULTS, **private)
         self.halt.click(self.leave, None, None, queue=False, **private)
         self.use.change(
             _fields_of_use, self.use, [self.fields[n] for n in USED], queue=False, **private
         )
-        self.reuse.click(lambda path: path, self.sounds[0], self.recording, **private)
-        self.gallery.select(self.show_again, self.history, shown, **private)
+        results.reuse.click(lambda path: path, results.sounds[0], self.recording, **private)
+        results.gallery.select(self.show_again, results.history, shown, **private)
 
     # What happens
 
@@ -206,13 +152,14 @@ class Page:
             for event in follow(job, self.worker):
                 if isinstance(event, AudioOutput):
                     kept = self.shelf.keep(job, event)
-                    yield self._shown(kept, [kept, *history][:HISTORY])
+                    yield self._shown(kept, [kept, *history])
                 else:
-                    yield self._update(event)
+                    told = {self.status: status(event.text, event.fraction)}
+                    yield told | self.results.show_preview(event)
         except Cancelled:
-            yield {self.status: status("Stopped."), self.preview: gr.update(visible=False)}
+            yield {self.status: status("Stopped.")} | self.results.hide_preview()
         except ANSWERED as error:
-            yield {self.status: status("Ready."), self.preview: gr.update(visible=False)}
+            yield {self.status: status("Ready.")} | self.results.hide_preview()
             raise one_line(error) from None
         finally:
             if job is not None:
@@ -245,36 +192,9 @@ class Page:
             raise one_line(ValueError("this clip is no longer kept: make it again with its seed"))
         return self._shown(kept, history)
 
-    def _update(self, event: Update) -> dict:
-        shown: dict = {self.status: status(event.text, event.fraction)}
-        if event.picture is not None:
-            shown[self.preview] = gr.update(value=event.picture, visible=True)
-        return shown
-
     def _shown(self, kept: Kept, history: list[Kept]) -> dict:
-        """A clip in the places for results."""
-        shown: dict = {
-            self.status: status(f"{kept.prompt} (seed {kept.seed})"),
-            self.preview: gr.update(value=None, visible=False),
-            self.reuse: gr.update(visible=True),
-            self.files: gr.update(value=[*kept.sounds, *kept.recipes], visible=True),
-            self.history: history,
-            self.made: gr.update(visible=True),
-            self.gallery: gr.update(
-                value=[(old.pictures[0], f"{old.prompt} ({old.seed})") for old in history],
-                visible=True,
-            ),
-        }
-        for number, (sound, picture) in enumerate(zip(self.sounds, self.pictures, strict=True)):
-            if number >= len(kept.sounds):
-                shown[sound] = shown[picture] = gr.update(value=None, visible=False)
-                continue
-            label = "Result"
-            if kept.scores is not None:
-                label = f"{number + 1} of {len(kept.sounds)}, CLAP {kept.scores[number]:.3f}"
-            shown[sound] = gr.update(value=kept.sounds[number], label=label, visible=True)
-            shown[picture] = gr.update(value=kept.pictures[number], visible=True)
-        return shown
+        about = {self.status: status(f"{kept.prompt} (seed {kept.seed})")}
+        return about | self.results.show(kept, history)
 
 
 def _fields_of_use(use: str) -> list:
@@ -290,7 +210,7 @@ def launch(
     limits: Limits | None = None,
     block: bool = True,
 ) -> Page:
-    """Show the page until the process ends.
+    """Show the page until the process is told to end: by Ctrl-C or, in its main thread, SIGTERM.
 
     Args:
         pipe: a pipeline, or the name of a model.
@@ -303,6 +223,9 @@ def launch(
     pipe.text  # noqa: B018  # loaded now, so that the first clip is not the slow one
     page = Page(pipe, limits)
     page.blocks.queue(api_open=False)
+    if block and threading.current_thread() is threading.main_thread():
+        # else a process that is told to end leaves its temporary folders behind
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         page.blocks.launch(
             server_name=host,

@@ -125,26 +125,17 @@ def read_request(
     if given.get("model", model) != model:
         message = f"model {shown(given['model'])}: this server has {model}"
         raise RequestError(message, "model", status=404)
-    kind = _attempt("response_format", check_rule, "response_format", *_format(given))
-    stream = given.get("stream", False)
-    if not isinstance(stream, bool) or (stream and kind not in STREAMED):
-        allowed = " or ".join(STREAMED)
-        raise RequestError(f"stream {shown(stream)}: true, with {allowed}, or false", "stream")
+    kind, stream = _format(given)
 
     # 2. Options, first without the recordings, which take longer
     changes = {FIELD[name]: value for name, value in given.items() if name in FIELD}
-    negative = changes.get("negative_prompt")
-    if not isinstance(negative, (str, type(None))):
-        raise RequestError("negative_prompt: must be a text", "negative_prompt")
-    _attempt("negative_prompt", check_size, "negative_prompt", negative)
-    _attempt("reuse", check_no_file, changes.get("reuse"))
-    placeholders = {name: io.BytesIO() for name in RECORDINGS if name in changes}
-    options = _options({**changes, **placeholders})
+    recordings = {name: changes[name] for name in RECORDINGS if name in changes}
+    options = _options({**changes, **{name: io.BytesIO() for name in recordings}})
 
     # 3. The recording, and what depends on it and on the model
     recorded = None
-    for name in placeholders:
-        waveform = _recording(name, changes[name], pipe.sampling_rate, limits)
+    for name, text in recordings.items():
+        waveform = _recording(name, text, pipe.sampling_rate, limits)
         options, recorded = replace(options, **{name: waveform}), len(waveform)
     seconds = _attempt(None, check_for_model, pipe, options, recorded, limits)
     if options.seed is None:
@@ -163,11 +154,24 @@ def _check_name(name: str, given: Mapping[str, Any]) -> None:
         raise RequestError(f"unknown field {shown(name)}; {hint}", shown(name))
 
 
-def _format(given: Mapping[str, Any]) -> tuple[Any, Rule]:
-    return given.get("response_format", "wav"), FORMAT
+def _format(given: Mapping[str, Any]) -> tuple[str, bool]:
+    """The format of the answer, and whether it is streamed."""
+    wanted = given.get("response_format", "wav")
+    kind = _attempt("response_format", check_rule, "response_format", wanted, FORMAT)
+    stream = given.get("stream", False)
+    if not isinstance(stream, bool) or (stream and kind not in STREAMED):
+        allowed = " or ".join(STREAMED)
+        raise RequestError(f"stream {shown(stream)}: true, with {allowed}, or false", "stream")
+    return kind, stream
 
 
 def _options(changes: Mapping[str, Any]) -> GenerationOptions:
+    """The options of a request. Raises RequestError."""
+    negative = changes.get("negative_prompt")
+    if not isinstance(negative, (str, type(None))):
+        raise RequestError("negative_prompt: must be a text", "negative_prompt")
+    _attempt("negative_prompt", check_size, "negative_prompt", negative)
+    _attempt("reuse", check_no_file, changes.get("reuse"))
     try:
         return GenerationOptions.make(None, changes)
     except OptionError as error:

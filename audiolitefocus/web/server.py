@@ -6,8 +6,7 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
-from fastapi import Depends, FastAPI, HTTPException, Request
-from starlette.exceptions import HTTPException as AnyHTTPException
+from fastapi import Depends, FastAPI, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -15,11 +14,12 @@ from starlette.types import Receive, Scope, Send
 from audiolitefocus import __version__
 from audiolitefocus.output import AudioOutput
 from audiolitefocus.pipeline import AudioLDM2Pipeline
-from audiolitefocus.web.gate import SPARE, Gate, KeyCheck, busy, error_response, read_body
+from audiolitefocus.web.errors import answer_errors
+from audiolitefocus.web.gate import SPARE, Gate, KeyCheck, read_body
 from audiolitefocus.web.limits import Limits
-from audiolitefocus.web.schema import Asked, RequestError, read_request, request_schema
+from audiolitefocus.web.schema import Asked, read_request, request_schema
 from audiolitefocus.web.sounds import FORMATS, encode, encode_stream
-from audiolitefocus.web.worker import Cancelled, Closed, Full, Job, Worker
+from audiolitefocus.web.worker import Cancelled, Job, Worker
 
 GENERATE = "/v1/audio/generate"
 PART_BYTES = 1 << 16  # of an answer, sent at once
@@ -103,14 +103,21 @@ def make_app(
 
     app = FastAPI(title="audiolitefocus", version=__version__, lifespan=lifespan)
     app.add_middleware(Gate, path=GENERATE, most=limits.waiting + limits.batch + SPARE)
-    _answer_errors(app)
+    answer_errors(app)
     allowed = [Depends(KeyCheck(key))]
+    _tell_about(app, worker, model, allowed)
+    _take_requests(app, worker, model, limits, allowed)
+    return app
+
+
+def _tell_about(app: FastAPI, worker: Worker, model: str, allowed: list) -> None:
+    """Add the paths that say how the server is, and what it serves."""
 
     @app.get("/health")
     async def health() -> JSONResponse:
         """Whether clips can be made, and how many wait."""
         status = "ok" if worker.alive else "the worker has ended"
-        about = {"status": status, "model": model, "device": str(pipe.device)}
+        about = {"status": status, "model": model, "device": str(worker.pipe.device)}
         counts = {"running": worker.running, "waiting": worker.waiting}
         return JSONResponse({**about, **counts}, 200 if worker.alive else 503)
 
@@ -120,6 +127,9 @@ def make_app(
         about = {"id": model, "object": "model", "created": 0, "owned_by": "audiolitefocus"}
         return {"object": "list", "data": [about]}
 
+
+def _take_requests(app: FastAPI, worker: Worker, model: str, limits: Limits, allowed: list) -> None:
+    """Add the path that makes sounds."""
     body = {"required": True, "content": {"application/json": {"schema": request_schema(limits)}}}
     sounds: dict = {media_type: {} for media_type in FORMATS.values()}
 
@@ -134,7 +144,7 @@ def make_app(
         """Make a sound. It can be made again with the seed in the header X-Seed."""
         worker.check_room()
         data = await read_body(request, limits.body_bytes)
-        asked = await asyncio.to_thread(read_request, data, pipe, model, limits)
+        asked = await asyncio.to_thread(read_request, data, worker.pipe, model, limits)
         job = Delivery(asked, asyncio.get_running_loop())
         worker.submit(job)
         try:
@@ -142,8 +152,6 @@ def make_app(
         except BaseException:
             worker.cancel(job)
             raise
-
-    return app
 
 
 async def _answer(request: Request, job: Delivery, worker: Worker) -> Response:
@@ -198,42 +206,3 @@ async def _unless_gone(request: Request, job: Delivery) -> bytes:
     finally:
         part.cancel()
         gone.cancel()
-
-
-def _answer_errors(app: FastAPI) -> None:
-    """Every error becomes one JSON object in OpenAI's shape."""
-
-    @app.exception_handler(RequestError)
-    async def invalid(request: Request, error: RequestError) -> Response:
-        return error_response(error.status, str(error), error.param)
-
-    @app.exception_handler(ValueError)
-    async def refused(request: Request, error: ValueError) -> Response:
-        return error_response(400, str(error))
-
-    @app.exception_handler(AnyHTTPException)
-    async def http(request: Request, error: HTTPException) -> Response:
-        headers = dict(error.headers or {})
-        if error.status_code == 401:
-            headers["WWW-Authenticate"] = "Bearer"
-        return error_response(error.status_code, str(error.detail), headers=headers)
-
-    @app.exception_handler(Full)
-    async def full(request: Request, error: Full) -> Response:
-        return busy(str(error), error.seconds)
-
-    @app.exception_handler(Closed)
-    async def closed(request: Request, error: Closed) -> Response:
-        return error_response(503, str(error))
-
-    @app.exception_handler(MemoryError)
-    async def no_memory(request: Request, error: MemoryError) -> Response:
-        return error_response(507, str(error))
-
-    @app.exception_handler(ClientDisconnect)
-    async def gone(request: Request, error: ClientDisconnect) -> Response:
-        return Response(status_code=499)  # which nobody reads
-
-    @app.exception_handler(Exception)
-    async def unforeseen(request: Request, error: Exception) -> Response:
-        return error_response(500, "an error inside the server; its log says more")

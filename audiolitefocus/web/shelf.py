@@ -1,5 +1,7 @@
-"""Clips made on the page, as files in a temporary folder: the newest ones."""
+"""Files of the page, in temporary folders that are deleted when the process ends."""
 
+import atexit
+import os
 import shutil
 import tempfile
 import threading
@@ -19,6 +21,7 @@ from audiolitefocus.web.pictures import spectrogram
 from audiolitefocus.web.worker import Job
 
 KEPT = 100  # clips of all visitors; older ones are deleted
+CACHE_VARIABLE = "GRADIO_TEMP_DIR"  # where Gradio has uploads, and copies of what it sends
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,16 @@ class Kept:
     scores: list[float] | None
 
 
+def own_cache() -> None:
+    """Let Gradio use a folder of this process, unless it has been given one."""
+    if not os.environ.get(CACHE_VARIABLE):
+        folder = tempfile.mkdtemp(prefix="audiolitefocus-cache-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        os.environ[CACHE_VARIABLE] = folder
+
+
 class Shelf:
-    """Writes clips into folders, and deletes the oldest of them."""
+    """Clips made on the page: writes them into folders, and deletes the oldest of them."""
 
     def __init__(self, pipe: AudioLDM2Pipeline):
         self.pipe = pipe

@@ -50,7 +50,9 @@ def test_a_clip_of_another_prompt_or_other_options_is_not_the_same(case, pipe, t
 
 
 def test_a_recipe_of_an_older_version_is_understood(pipe, tmp_path):
-    options = GenerationOptions.make(QUICK, {"candidates": 2, "attention": "litefocus:0.2"})
+    options = GenerationOptions.make(
+        QUICK, {"candidates": 2, "attention": "litefocus:0.2:weight=1"}
+    )
     clip = ClipRequest("a", tmp_path / "a.wav", options)
     save_clip(pipe, clip, SOUND)
     path = clip.path.with_suffix(".json")
@@ -62,6 +64,8 @@ def test_a_recipe_of_an_older_version_is_understood(pipe, tmp_path):
     ):
         older[short] = older.pop(field)
     del older["decode"]
+    assert older["attention"] == "litefocus:0.2:weight=1"
+    older["attention"] = "litefocus:0.2:weight=1.0"
     path.write_text(json.dumps(older))
     assert is_saved(pipe.config, clip)
     path.write_text(json.dumps({**older, "steps": 3}))

@@ -34,6 +34,16 @@ def test_help_is_plain_text_of_any_width(columns, tmp_path, monkeypatch):
         assert shown.isascii() and max(map(len, shown.splitlines())) <= 80
 
 
+def test_the_version_is_told(tmp_path):
+    shown = run("--version", cwd=tmp_path)
+    assert (shown.returncode, shown.stdout) == (0, f"audiolitefocus {audiolitefocus.__version__}\n")
+
+
+def test_without_a_command_the_help_is_shown(tmp_path):
+    shown, asked = run(cwd=tmp_path), run("--help", cwd=tmp_path)
+    assert (shown.returncode, shown.stdout, shown.stderr) == (0, asked.stdout, "")
+
+
 def loaded(code: str) -> set[str]:
     """The modules that a fresh interpreter has loaded after running the code."""
     code += "\nimport sys; print(*sys.modules)"

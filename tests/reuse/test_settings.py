@@ -43,6 +43,8 @@ def test_every_nth_step_is_full_after_the_start(reuse, steps, expected):
         ("deepcache:5", Reuse(interval=5)),
         ("deepcache:2:start=0.5:level=2:order=1", Reuse(2, start=0.5, level=2, order=1)),
         ("deepcache:start=0", Reuse(start=0.0)),
+        ("deepcache:3:start=1", Reuse(start=1.0)),
+        ("deepcache:3:start=0.3333", Reuse(start=0.3333)),
         ("off", "off"),
         ("auto", "auto"),
     ],
@@ -50,6 +52,11 @@ def test_every_nth_step_is_full_after_the_start(reuse, steps, expected):
 def test_text_and_settings_are_the_same(text, reuse):
     assert parse_reuse(text) == reuse
     assert parse_reuse(reuse_text(reuse)) == reuse
+
+
+@pytest.mark.parametrize("text", ["deepcache:3:start=1", "deepcache:5", "deepcache:3:start=0.25"])
+def test_texts_are_written_as_people_do(text):
+    assert reuse_text(parse_reuse(text)) == text
 
 
 @pytest.mark.parametrize(
@@ -84,6 +91,12 @@ def test_a_table_is_read_as_it_is_written(tmp_path):
     assert again == options and hash(again) == hash(options)  # batches group clips by them
 
 
+def test_a_table_knows_its_attention_however_that_is_written(tmp_path):
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps(LEARNED | {"attention": "litefocus:0.05:weight=1.0"}))
+    assert LearnedReuse.read(path).attention == "litefocus:0.05:weight=1"
+
+
 @pytest.mark.parametrize(
     "changes, match",
     [
@@ -94,6 +107,7 @@ def test_a_table_is_read_as_it_is_written(tmp_path):
         ({"computed": {"down.1": 3}}, "row 3: must be 4 letters"),
         ({"computed": []}, "computed|items"),
         ({"sampler": 3}, "must be texts"),
+        ({"attention": "sparse"}, "attention 'sparse': must be auto, dense"),
     ],
 )
 def test_a_damaged_table_is_refused(tmp_path, changes, match):

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -59,10 +59,11 @@ def hidden(folder: Path) -> list[str]:
     return [name for name in os.listdir(folder) if name.startswith(".")]
 
 
-def start(*arguments: str | Path, cwd: Path) -> subprocess.Popen:
+def start(*arguments: str | Path, cwd: Path, **variables: str) -> subprocess.Popen:
     """The command as a process of its own, which Ctrl-C reaches even under nohup."""
     command = [sys.executable, "-m", "audiolitefocus", *map(str, arguments)]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    fixed = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, **fixed, **variables}
     with open(cwd / "said", "w") as said:
         return subprocess.Popen(
             command,
@@ -73,6 +74,17 @@ def start(*arguments: str | Path, cwd: Path) -> subprocess.Popen:
             # An ignored signal stays ignored in children: nohup and `make test &` ignore this one.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
+
+
+@contextlib.contextmanager
+def started(*arguments: str | Path, cwd: Path, **variables: str) -> Iterator[subprocess.Popen]:
+    """The same as `start`, ended with the block in any case."""
+    process = start(*arguments, cwd=cwd, **variables)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(PATIENCE)
 
 
 def wait_until(reached: Callable[[], object], process: subprocess.Popen, cwd: Path) -> None:

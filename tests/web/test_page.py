@@ -26,6 +26,7 @@ pytestmark = [
 
 PATIENCE = 60_000  # milliseconds
 PCM_STEP = 1.01 / 32768  # 16-bit samples are rounded
+TONE = 440.0  # Hz
 QUICK = {"num_inference_steps": 4, "audio_length_in_s": 1.28}
 
 
@@ -40,9 +41,15 @@ def address(demo):
 
 
 @pytest.fixture(scope="module")
-def browser():
+def browser(tmp_path_factory):
+    """A browser whose microphone hears a tone of `TONE` Hz."""
+    heard = tmp_path_factory.mktemp("microphone") / "tone.wav"
+    tone = 0.5 * np.sin(2 * np.pi * TONE * np.arange(4 * 16000) / 16000)
+    soundfile.write(heard, tone, 16000)
+    flags = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    flags.append(f"--use-file-for-fake-audio-capture={heard}")
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=flags)
         yield browser
         browser.close()
 
@@ -131,6 +138,57 @@ def test_a_recording_is_inpainted_where_it_is_said_and_stays_elsewhere(tab, tmp_
     assert not np.array_equal(found[8000:16000], kept[8000:16000])
     recipe = json.loads(files[".json"])
     assert recipe["init_audio"] == "mine.wav" and recipe["inpaint"] == [0.5, 1.0]
+
+
+def loudest_frequency(samples: np.ndarray, rate: int = 16000) -> float:
+    """In Hz."""
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
+    return float(spectrum.argmax() * rate / len(samples))
+
+
+def test_what_the_microphone_hears_is_continued(tab):
+    tab.page.get_by_role("button", name="Recording", exact=False).first.click()
+    recording = tab.page.locator("#recording")
+    recording.get_by_label("Record audio").click()
+    recording.get_by_role("button", name="Record", exact=True).click()
+    recording.get_by_role("button", name="Stop", exact=True).wait_for()
+    tab.page.wait_for_timeout(1500)  # of sound
+    recording.get_by_role("button", name="Stop", exact=True).click()
+    recording.get_by_label("Play", exact=True).wait_for()
+    tab.page.get_by_label("Continue", exact=True).click()
+    tab.make("rain", seed=1, duration=7.68)
+    tab.wait_for_status("rain (seed 1)")
+    files = tab.files()
+    made, recipe = samples_of(files[".wav"]), json.loads(files[".json"])
+    assert len(made) == int(7.68 * 16000) and recipe["continue_audio"].endswith(".wav")
+    assert loudest_frequency(made[4000:16000]) == pytest.approx(TONE, abs=2)
+
+
+def test_a_recording_can_be_cut_to_what_is_selected_on_its_waveform(tab, tmp_path):
+    noise = (0.1 * np.random.default_rng(0).standard_normal(32000)).astype(np.float32)
+    soundfile.write(tmp_path / "mine.wav", noise, 16000)
+    tab.page.get_by_role("button", name="Recording", exact=False).first.click()
+    recording = tab.page.locator("#recording")
+    recording.locator("input[type=file]").set_input_files(tmp_path / "mine.wav")
+    recording.get_by_label("Trim audio to selection").click()
+    recording.get_by_role("button", name="Trim", exact=True).click()
+    recording.get_by_label("Trim audio to selection").wait_for()
+    tab.make("rain", seed=1)
+    tab.wait_for_status("rain (seed 1)")
+    # what is selected at first is the second quarter, about
+    assert 0.2 < len(samples_of(tab.files()[".wav"])) / 32000 < 0.3
+
+
+def test_on_a_narrow_screen_the_results_come_into_view(browser, address):
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    tab = Tab(page, address)
+    tab.make("rain", seed=1)
+    tab.wait_for_status("rain (seed 1)")
+    page.wait_for_function(
+        "document.querySelector('#results').getBoundingClientRect().top < innerHeight / 2"
+    )
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.close()
 
 
 @pytest.mark.parametrize(
