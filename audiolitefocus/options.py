@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from audiolitefocus.attention.settings import GRAMMAR, Attention, attention_text, parse_attention
+from audiolitefocus.parallel.settings import GRAMMAR as PARALLEL_GRAMMAR
+from audiolitefocus.parallel.settings import Parallel, parallel_text, parse_parallel
 from audiolitefocus.reuse.settings import GRAMMAR as REUSE_GRAMMAR
 from audiolitefocus.reuse.settings import ReuseChoice, parse_reuse, reuse_text
 from audiolitefocus.validation import MAX_SECONDS, MIN_SECONDS, Choice, Custom, Number, Rule, shown
@@ -108,6 +110,7 @@ SPAN = Custom("START:END", f"START:END in seconds up to {MAX_SECONDS:g}, as 2:4.
 TEXT = Custom("TEXT", "a text, or in Python a list of texts, one for each prompt", _text)
 SHARES = Custom("START:STOP", "START:STOP as shares of the steps, as 0:0.8", _shares)
 REUSE = Custom("NAME", REUSE_GRAMMAR, parse_reuse)
+PARALLEL = Custom("NAME", PARALLEL_GRAMMAR, parse_parallel)
 ATTENTION = Custom("NAME", GRAMMAR, _attention)
 
 
@@ -206,6 +209,13 @@ class GenerationOptions:
         Choice(("auto", "whole", "tiled")),
         "Decode at once, or in tiles with a crossfade; auto uses tiles for long clips.",
     )
+    parallel: Parallel = _option(
+        "Devices",
+        "auto",
+        PARALLEL,
+        f"How several devices share the work: {PARALLEL_GRAMMAR}. auto gives the clips of one "
+        "device.",
+    )
 
     def __post_init__(self):
         for name, option in OPTIONS.items():
@@ -279,7 +289,7 @@ class GenerationOptions:
                 raise ValueError(f"{name}: samples have no JSON form; give the name of a file")
             data[name] = list(value) if isinstance(value, tuple) else value
         texts = {"attention": attention_text(self.attention), "reuse": reuse_text(self.reuse)}
-        return {**data, **texts}
+        return {**data, **texts, "parallel": parallel_text(self.parallel)}
 
     @property
     def recording(self) -> "Source | None":

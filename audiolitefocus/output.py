@@ -11,6 +11,7 @@ from torch import Tensor
 from audiolitefocus.attention.settings import Attention
 from audiolitefocus.audio.files import write_sound
 from audiolitefocus.display import clips_html
+from audiolitefocus.parallel.settings import Parallel
 from audiolitefocus.runtime import clips_text
 
 
@@ -24,12 +25,14 @@ class AudioOutput:
         sampling_rate: of `audios`, in Hz.
         scores: CLAP similarity of every clip to its prompt, (n,), where candidates were ranked.
         attention: settings that "auto" or their text stood for, or "dense".
+        parallel: the strategy for several devices that "auto" or its text stood for, or "off".
     """
 
     audios: np.ndarray | Tensor | Sequence[Iterator[Tensor]]
     sampling_rate: int
     scores: Tensor | None = None
     attention: Attention = "dense"
+    parallel: Parallel = "off"
 
     @property
     def is_latent(self) -> bool:

@@ -4,7 +4,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from audiolitefocus.checkpoints.resolve import resolve_bundle
 from audiolitefocus.checkpoints.towers import load_text_encoder
 from audiolitefocus.codec.decode import decode_blocks, fill
 from audiolitefocus.config import BundleConfig
-from audiolitefocus.diffusion.denoise import denoise
+from audiolitefocus.diffusion.network import Network
 from audiolitefocus.diffusion.noise import ClipNoise, initial_latents
 from audiolitefocus.diffusion.prompts import Array, Prompts
 from audiolitefocus.diffusion.recording import Recording
@@ -32,12 +32,16 @@ from audiolitefocus.models.vae import VAE
 from audiolitefocus.models.vocoder import HiFiGAN
 from audiolitefocus.options import GenerationOptions
 from audiolitefocus.output import AudioOutput
+from audiolitefocus.parallel.copies import further_networks
+from audiolitefocus.parallel.settings import Parallel
+from audiolitefocus.parallel.strategies import choose_strategy, strategy
 from audiolitefocus.reuse.settings import check_reuse, choose_reuse
 from audiolitefocus.runtime import (
+    Devices,
     Offloader,
     available_memory,
     check_finite,
-    choose_device,
+    choose_devices,
     choose_dtype,
     clips_text,
     compiled_or_eager,
@@ -62,6 +66,7 @@ class Request:
         prompts, options, recording: what to make, how, and from which recording, if any.
         length: of every clip.
         attention: settings, or "dense".
+        parallel: the strategy for several devices, or "off".
         noise, start: the clips' streams of noise, and the latents they start from (n, 8, t, 16).
     """
 
@@ -70,6 +75,7 @@ class Request:
     recording: Recording | None
     length: ClipLength
     attention: Attention
+    parallel: Parallel
     noise: ClipNoise
     start: Tensor
 
@@ -88,16 +94,17 @@ class AudioLDM2Pipeline(DiffusersHabits):
         unet: UNet,
         vae: VAE,
         vocoder: HiFiGAN,
-        device: torch.device,
+        devices: torch.device | Sequence[torch.device],
         *,
         offload: bool = False,
     ):
-        self.folder, self.config, self.device = Path(folder), config, device
+        self.folder, self.config = Path(folder), config
+        self.devices = (devices,) if isinstance(devices, torch.device) else tuple(devices)
         self.unet, self.vae, self.vocoder = unet, vae, vocoder
-        self.on_device = Offloader(device, offload=offload)
+        self.on_device = Offloader(self.device, offload=offload)
         self._text: TextEncoder | None = None
         self._loading = threading.Lock()
-        self._evaluate = unet.evaluate
+        self._evaluate, self._further = unet.evaluate, further_networks(unet, self.devices)
         self._calls, self._bar = RunningCalls(), {"disable": True}
 
     @classmethod
@@ -107,7 +114,7 @@ class AudioLDM2Pipeline(DiffusersHabits):
         *,
         dtype: torch.dtype | str | None = None,
         torch_dtype: torch.dtype | str | None = None,
-        device: torch.device | str | None = "auto",
+        device: Devices = "auto",
         offload: bool = False,
         variant: str | None = None,
         revision: str | None = None,
@@ -124,7 +131,9 @@ class AudioLDM2Pipeline(DiffusersHabits):
                 cache once.
             dtype, torch_dtype: of UNet, VAE and vocoder, but for the layers where half precision is
                 audible; default float32. Text and the arithmetic of sampling are float32.
-            device: "auto" (CUDA, else MPS, else CPU), "cuda", "mps", "cpu" or a torch.device.
+            device: "auto" (CUDA, else MPS, else CPU), "cuda", "mps", "cpu" or a torch.device; or
+                several, as ["cuda:0", "cuda:1"], which share calls by their option `parallel`: all
+                have the UNet, the first one the rest.
             offload: keep every network on the CPU but while it runs: slower, and the device holds
                 no more than the largest of them (the text towers count as one).
             variant: of weights files in diffusers layout to prefer to others, as "fp16"; their
@@ -136,8 +145,8 @@ class AudioLDM2Pipeline(DiffusersHabits):
                 what to do.
         """
         refuse(others, LOADING, "from_pretrained")
-        place = choose_device(device)
-        chosen = choose_dtype(torch_dtype if dtype is None else dtype, place)
+        devices = choose_devices(device, offload=offload)
+        chosen = choose_dtype(torch_dtype if dtype is None else dtype, devices[0])
         folder = resolve_bundle(
             model,
             variant=variant,
@@ -146,44 +155,55 @@ class AudioLDM2Pipeline(DiffusersHabits):
             local_files_only=local_files_only,
             token=token,
         )
-        home = torch.device("cpu") if offload else place
+        home = torch.device("cpu") if offload else devices[0]
         with oom_as_memory_error(f"out of memory on {home} while {folder} was loaded"):
             unet, vae, vocoder = (
                 load_component(folder, name, dtype=chosen, device=home)
                 for name in ("unet", "vae", "vocoder")
             )
-        return cls(folder, load_config(folder), unet, vae, vocoder, place, offload=offload)
+            return cls(folder, load_config(folder), unet, vae, vocoder, devices, offload=offload)
+
+    @property
+    def device(self) -> torch.device:
+        """The device that calls begin and end on, the first."""
+        return self.devices[0]
 
     def to(
         self,
-        device: torch.device | str | torch.dtype | None = None,
+        device: Devices | torch.dtype = None,
         dtype: torch.dtype | str | None = None,
     ) -> "AudioLDM2Pipeline":
         """Move the networks to a device, and UNet, VAE and vocoder to a dtype. Not during a call.
+
+        Several devices as in `from_pretrained`.
 
         Raises:
             ValueError: a device that is not present, or no dtype of `from_pretrained`.
         """
         if isinstance(device, torch.dtype):
             device, dtype = None, device
-        self.device = self.device if device is None else choose_device(device)
-        chosen = None if dtype is None else choose_dtype(dtype, self.device)
-        self._place(offload=self.on_device.offload, dtype=chosen)
+        offload = self.on_device.offload
+        devices = self.devices if device is None else choose_devices(device, offload=offload)
+        chosen = None if dtype is None else choose_dtype(dtype, devices[0])
+        self._place(devices, offload=offload, dtype=chosen)
         return self
 
     def enable_model_cpu_offload(
         self, gpu_id: int | None = None, device: torch.device | str | None = None
     ) -> None:
         """Keep every network on the CPU but while it runs, as `from_pretrained(offload=True)`."""
-        if device is not None or gpu_id is not None:
-            self.device = choose_device(device or f"cuda:{gpu_id}")
-        self._place(offload=True)
+        own = self.devices if gpu_id is None else f"cuda:{gpu_id}"
+        self._place(choose_devices(device or own, offload=True), offload=True)
 
-    def _place(self, *, offload: bool, dtype: torch.dtype | None = None) -> None:
+    def _place(
+        self, devices: Sequence[torch.device], *, offload: bool, dtype: torch.dtype | None = None
+    ) -> None:
+        self.devices = tuple(devices)
         self.on_device = Offloader(self.device, offload=offload)
         home = torch.device("cpu") if offload else self.device
         for network in (self.unet, self.vae, self.vocoder):
             cast(network, dtype, home)
+        self._further = further_networks(self.unet, self.devices)
         if self._text is not None:
             self._text.to(home)
 
@@ -378,8 +398,16 @@ class AudioLDM2Pipeline(DiffusersHabits):
         torch.compiler.allow_in_graph(rearrange)  # else its Python is traced, slowly
         graphs = self.device.type == "cuda" and not self.on_device.offload  # which moves weights
         mode = mode or ("reduce-overhead" if graphs else "default")
-        self._evaluate = compiled_or_eager(self.unet.evaluate, mode=mode, backend=backend)
+        first, *self._further = (
+            replace(n, evaluate=compiled_or_eager(n.unet.evaluate, mode=mode, backend=backend))
+            for n in self._networks()
+        )
+        self._evaluate = first.evaluate
         return self
+
+    def _networks(self) -> list[Network]:
+        """The UNet on every device."""
+        return [Network(self.unet, self._evaluate), *self._further]
 
     def _check_call(
         self,
@@ -419,10 +447,11 @@ class AudioLDM2Pipeline(DiffusersHabits):
             unet_sha256=self.config.files.get("unet.safetensors"),
         )
         clips = len(prompts) * options.num_waveforms_per_prompt
+        parallel = choose_strategy(options, self._networks(), clips, length.seconds)
         noise = ClipNoise(generator, clips)
         start = initial_latents(latents, noise, clips, length, self.config.unet.in_channels)
         self._warn_of_memory(length, clips)
-        return Request(prompts, options, recording, length, attention, noise, start)
+        return Request(prompts, options, recording, length, attention, parallel, noise, start)
 
     def _encode(self, request: Request) -> tuple[Condition, Condition | None]:
         """Conditions of every clip, and of what guidance steers away from."""
@@ -464,8 +493,8 @@ class AudioLDM2Pipeline(DiffusersHabits):
 
         # 2. Denoise, with less at once where memory runs out
         def denoise_group(group: slice) -> Tensor:
-            steps = denoise(
-                self.unet,
+            steps = strategy(request.parallel)(
+                self._networks(),
                 start[group],
                 condition[group],
                 None if negative is None else negative[group],
@@ -474,7 +503,6 @@ class AudioLDM2Pipeline(DiffusersHabits):
                 attention=request.attention,
                 fresh=request.noise[group],
                 known=known,
-                evaluate=self._evaluate,
                 step_end=step_end,
             )
             for latents in steps:
@@ -546,4 +574,4 @@ def _returned(
 ) -> AudioOutput:
     if not return_dict:
         return (audios,)  # type: ignore[return-value]  # as whoever asks for it knows
-    return AudioOutput(audios, rate, scores, request.attention)
+    return AudioOutput(audios, rate, scores, request.attention, request.parallel)

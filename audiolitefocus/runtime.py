@@ -4,10 +4,10 @@ import os
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -37,6 +37,32 @@ def choose_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch
     chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if chosen is None or chosen not in DTYPES.values():
         raise ValueError(f"dtype {dtype!r}: must be one of {', '.join(DTYPES)}")
+    return chosen
+
+
+Devices: TypeAlias = torch.device | str | Sequence[torch.device | str] | None
+
+
+def choose_devices(devices: Devices, *, offload: bool = False) -> tuple[torch.device, ...]:
+    """Usable torch devices: one as in `choose_device`, or several, also as "cuda:0,cuda:1".
+
+    Raises:
+        ValueError: none, one that `choose_device` refuses, devices of several kinds, or several
+            with `offload`.
+    """
+    if isinstance(devices, str):
+        devices = [name.strip() for name in devices.split(",")]
+    several = devices if isinstance(devices, (list, tuple)) else [devices]
+    if not several:
+        raise ValueError(f"device {devices!r}: give at least one of {', '.join(DEVICES)}")
+    chosen = tuple(choose_device(device) for device in several)
+    names = ",".join(map(str, chosen))
+    if len({device.type for device in chosen}) > 1:
+        raise ValueError(f"device {names}: must be of one kind, as cuda:0,cuda:1")
+    if offload and len(chosen) > 1:
+        raise ValueError(
+            f"device {names}: offload works with one device; give one, or leave it out"
+        )
     return chosen
 
 

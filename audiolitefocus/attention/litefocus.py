@@ -114,8 +114,9 @@ def _appended(
         index = compensation[following].flatten(1)
         if not weight or not others:
             return index, None
-        gain = torch.full(index.shape, weight * math.log(others / index.shape[1]))
-        return index, F.pad(gain.to(index.device), (length, 0))
+        share = weight * math.log(others / index.shape[1])
+        gain = torch.full(index.shape, share, device=index.device)
+        return index, F.pad(gain, (length, 0))
     # those of a sample that are in other rows: not as many for every row
     index = compensation.expand(rows, -1)
     elsewhere = index // length != row

@@ -14,6 +14,7 @@ from audiolitefocus.attention.litefocus import (
 )
 from audiolitefocus.attention.settings import LiteFocus, TokenMerging
 from audiolitefocus.attention.token_merging import sample_destinations, tome_attention
+from audiolitefocus.ops.transfer import to_device
 
 Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v -> out, (b, f, t, h, d)
 
@@ -32,12 +33,12 @@ def plan_attention(
     of the guidance.
     """
     if isinstance(settings, TokenMerging):
-        drawn = sample_destinations(rows, length, calls, generator).to(device, non_blocking=True)
+        drawn = to_device(sample_destinations(rows, length, calls, generator), device)
         return [partial(tome_attention, destinations=d, ratio=settings.ratio) for d in drawn]
     sampled = sample_compensation(settings, rows, length, calls, generator)
     if sampled is None:
         return [partial(litefocus_attention, scale=settings.scale)] * calls
-    sampled = sampled.to(device, non_blocking=True)
+    sampled = to_device(sampled, device)
     if not settings.same_frequency:
         attend = partial(cross_frequency_attention, scale=settings.scale)
     else:

@@ -16,6 +16,7 @@ from audiolitefocus.checkpoints.towers import transformers_version
 from audiolitefocus.config import MODELS
 from audiolitefocus.options import DEFAULTS, NAMES, GenerationOptions
 from audiolitefocus.output import AudioOutput
+from audiolitefocus.parallel.settings import parallel_text
 from audiolitefocus.pipeline import AudioLDM2Pipeline
 from audiolitefocus.runtime import DTYPES
 from audiolitefocus.validation import check_not_pointer, parse_object, shown
@@ -29,6 +30,7 @@ def describe_pipeline(pipe: AudioLDM2Pipeline, output: AudioOutput) -> dict:
     """What a recipe says of how a clip was made, besides what was asked for."""
     return {
         "attention_ran": attention_text(output.attention),
+        "parallel_ran": parallel_text(output.parallel),
         "scores": None if output.scores is None else output.scores.tolist(),
         "sampling_rate": output.sampling_rate,
         "dtype": str(pipe.unet.conv_in.weight.dtype).removeprefix("torch."),

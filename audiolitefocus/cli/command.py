@@ -30,7 +30,9 @@ ModelFlag = Annotated[
         "hub repository OWNER/NAME."
     ),
 ]
-DeviceFlag = Annotated[str, MODEL(help="auto, cuda, mps or cpu.")]
+DeviceFlag = Annotated[
+    str, MODEL(help="auto, cuda, mps or cpu; several for --parallel, as cuda:0,cuda:1.")
+]
 DtypeFlag = Annotated[str, MODEL(help="float32, bfloat16, float16, or auto.")]
 OffloadFlag = Annotated[
     bool,

@@ -1,31 +1,24 @@
 """The denoising loop: UNet, sampler and guidance, with everything constant computed once."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from audiolitefocus.attention.modules import CrossAttention
 from audiolitefocus.attention.settings import Attention
 from audiolitefocus.config import ScheduleConfig
 from audiolitefocus.diffusion import samplers
+from audiolitefocus.diffusion.branches import Branches, OneNetwork
 from audiolitefocus.diffusion.guidance import Agreement, guidance_scales
 from audiolitefocus.diffusion.inpaint import KnownLatents
+from audiolitefocus.diffusion.network import Evaluate, Network, Run
 from audiolitefocus.diffusion.noise import ClipNoise
-from audiolitefocus.diffusion.schedule import (
-    add_noise,
-    alphas_cumprod,
-    half_log_snr,
-    timesteps_of,
-)
-from audiolitefocus.models.condition import Condition, stack_conditions
-from audiolitefocus.models.layers import StepInputs
+from audiolitefocus.diffusion.schedule import add_noise, alphas_cumprod, timesteps_of
+from audiolitefocus.models.condition import Condition
 from audiolitefocus.models.unet import UNet
+from audiolitefocus.ops.transfer import to_device
 from audiolitefocus.options import GenerationOptions
-from audiolitefocus.reuse.settings import choose_reuse
-from audiolitefocus.reuse.store import ReuseStore
 
-Evaluate = Callable[[Tensor, StepInputs], Tensor]
 StepEnd = Callable[[int, int, Tensor], Tensor]  # step, timestep, latents -> those to go on with
 
 
@@ -41,6 +34,7 @@ def denoise(
     fresh: ClipNoise | None = None,
     known: KnownLatents | None = None,
     evaluate: Evaluate | None = None,
+    branches: Callable[[Run], Branches] | None = None,
     step_end: StepEnd | None = None,
 ) -> Iterator[Tensor]:
     """Denoise clips together.
@@ -55,6 +49,7 @@ def denoise(
         fresh: noise for "ddim" with eta above 0.
         known: latents of a recording to start from, or to keep in part.
         evaluate: `unet.evaluate`, or a compiled form of it.
+        branches: makes what predicts the noise; default: `OneNetwork` of `unet` and `evaluate`.
         step_end: called as step_end(step, timestep, latents) after every step; returns the latents
             to go on with.
 
@@ -66,9 +61,9 @@ def denoise(
     steps, taken = options.num_inference_steps, options.steps_taken
     timesteps = timesteps_of(options.sampler, steps, schedule.train_steps, taken)
     levels = [alphas[t] for t in timesteps]
-    predict = GuidedNoise(
-        unet, len(noise), condition, negative, options, timesteps, levels, attention, evaluate
-    )
+    run = Run(len(noise), condition, negative, options, timesteps, levels, attention)
+    network = Network(unet, evaluate or unet.evaluate)
+    predict = GuidedNoise(run, branches(run) if branches else OneNetwork(run, network))
 
     # 2. Where it starts, and what stays
     latents = noise.to(device, torch.float32)
@@ -94,7 +89,7 @@ def denoise(
             timesteps,
             alphas,
             eta=options.eta,
-            noise=lambda: source.fresh(shape).to(device),
+            noise=lambda: to_device(source.fresh(shape), device),
             restore=finish_step,
         )
 
@@ -102,76 +97,22 @@ def denoise(
 class GuidedNoise:
     """Called with latents and the number of a step: the noise in them, guided.
 
-    One call of `denoise` has one. What does not change between its steps is computed once; what
-    steps take from each other is kept here.
+    One call of `denoise` has one.
 
     Args:
-        clips: their number.
-        timesteps, levels: the training step, and the share of signal, of every step.
-        others: as in `denoise`.
+        run, branches: the call, and what predicts the noise in it.
     """
 
-    def __init__(
-        self,
-        unet: UNet,
-        clips: int,
-        condition: Condition,
-        negative: Condition | None,
-        options: GenerationOptions,
-        timesteps: Sequence[int],
-        levels: Sequence[float],
-        attention: Attention,
-        evaluate: Evaluate | None,
-    ):
-        self.unet, self.clips, self.levels, self.attention = unet, clips, levels, attention
-        self.evaluate = evaluate or unet.evaluate
-        self.compiled = self.evaluate != unet.evaluate
-        self.generator = unet.sampling_generator(attention)
-        self.biases = unet.time_biases(torch.tensor(timesteps))
-        # by branches of guidance: the conditional one alone, or both
-        if negative is None:
-            self.conditioning = {1: unet.cross_kv(condition)}
-        else:
-            both = unet.cross_kv(stack_conditions([negative, condition]))
-            self.conditioning = {1: conditional_half(*both), 2: both}
-        interval, steps = options.guidance_interval or (0.0, 1.0), len(timesteps)
-        self.scales = guidance_scales(options.guidance_scale, interval, steps)
-        self.agreement = Agreement(options.adaptive_guidance, clips)
-        self.store = reuse_store(unet, options, [half_log_snr(level) for level in levels])
+    def __init__(self, run: Run, branches: Branches):
+        self.branches, self.levels = branches, run.levels
+        interval, steps = run.options.guidance_interval or (0.0, 1.0), len(run.timesteps)
+        scale = run.options.guidance_scale if run.negative is not None else 1.0
+        self.scales = guidance_scales(scale, interval, steps)
+        self.agreement = Agreement(run.options.adaptive_guidance, run.clips)
 
     def __call__(self, latents: Tensor, step: int) -> Tensor:
         """(clips, 8, t, 16) -> as many, float32."""
-        # 1. One evaluation, under both conditions where it is guided
-        guided = 2 in self.conditioning and self.scales[step] != 1 and not self.agreement.of_all()
-        branches = 2 if guided else 1
-        inputs = StepInputs(
-            {block: bias[step : step + 1] for block, bias in self.biases.items()},
-            *self.conditioning[branches],
-            self.unet.plan(self.attention, latents, self.generator),
-            self.store.reused(step, self.clips, branches),
-            self.store.wanted(step),
-        )
-        noise = self.evaluate(latents, inputs)
-        # 2. What later steps take of it; a compiled graph writes over it when it runs again
-        self.store.keep(step, inputs.recorded, copy=self.compiled)
-        # 3. Guidance
-        if not guided:
-            return noise
+        if self.scales[step] == 1 or self.agreement.of_all():
+            return self.branches(latents, step, 1)
+        noise = self.branches(latents, step, 2)
         return self.agreement.guide(noise, self.scales[step], latents, self.levels[step])
-
-
-def conditional_half(
-    cross_kv: Mapping[CrossAttention, tuple[Tensor, Tensor]], mask: Tensor | None
-) -> tuple[dict[CrossAttention, tuple[Tensor, Tensor]], Tensor | None]:
-    """Keys, values and mask of the condition alone, which stands second."""
-    half = {module: (k.chunk(2)[1], v.chunk(2)[1]) for module, (k, v) in cross_kv.items()}
-    return half, None if mask is None else mask.chunk(2)[1]
-
-
-def reuse_store(unet: UNet, options: GenerationOptions, positions: Sequence[float]) -> ReuseStore:
-    """What the steps of this call take from each other, with `positions` in half log SNR."""
-    steps = options.steps_taken
-    reuse = choose_reuse(options.reuse, options.sampler, steps)
-    if reuse is None:
-        return ReuseStore({}, {}, positions)
-    return ReuseStore(reuse.table(steps), unet.units(), positions, reuse.order)

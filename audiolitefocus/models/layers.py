@@ -28,7 +28,8 @@ class StepInputs:
         cross_kv: keys and values of the context, of every cross-attention.
         t5_mask: (b, 1, 1, s) bool over the T5 tokens, or None.
         attend: the functions of the self-attentions that are not dense.
-        reused: outputs of units that an earlier evaluation computed, taken in place of theirs.
+        reused: outputs of units that an earlier evaluation computed, or another device, taken in
+            place of theirs.
         recorded: units whose outputs are wanted, and after the evaluation the outputs.
     """
 
@@ -40,7 +41,7 @@ class StepInputs:
     recorded: dict[nn.Module, Tensor | None] = field(default_factory=dict)
 
     def output_of(self, unit: nn.Module, compute: Callable[[], Tensor]) -> Tensor:
-        """The output of a unit (`UNet.units`): an earlier one, or computed now."""
+        """The output of a unit (`UNet.units`, `UNet.pieces`): an earlier one, or computed now."""
         if unit in self.reused:
             return self.reused[unit]
         output = compute()

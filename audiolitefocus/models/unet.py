@@ -41,7 +41,14 @@ class Stage(nn.Module):
             for context in contexts
         )
 
-    def forward(self, x: Tensor, inputs: StepInputs) -> Tensor:
+    def forward(self, x: Tensor, inputs: StepInputs, skip: Tensor | None = None) -> Tensor:
+        return inputs.output_of(self, lambda: self.compute(x, inputs, skip))
+
+    def compute(self, x: Tensor, inputs: StepInputs, skip: Tensor | None) -> Tensor:
+        """The output; going up, with the skip connection beside the input."""
+        if skip is not None:
+            # skips from before the text have the batch once
+            x = torch.cat([x, repeat_for_guidance(skip, len(x))], dim=1)
         x = residual(self.resnet, x, inputs)
         for transformer in self.transformers:
             x = transformer(x, inputs)
@@ -71,6 +78,10 @@ class Middle(nn.Module):
         )
 
     def forward(self, x: Tensor, inputs: StepInputs) -> Tensor:
+        return inputs.output_of(self, lambda: self.compute(x, inputs))
+
+    def compute(self, x: Tensor, inputs: StepInputs) -> Tensor:
+        """The output."""
         return residual(self.resnet, self.stage(x, inputs), inputs)
 
 
@@ -158,10 +169,18 @@ class UNet(nn.Module):
 
     def evaluate(self, latents: Tensor, inputs: StepInputs) -> Tensor:
         """`forward` for a loop, which has prepared `inputs`: what is constant is computed once."""
-        weight = self.conv_in.weight
-        x = self.conv_in(latents.mT.to(weight.dtype, memory_format=torch.channels_last))  # b c f t
+        x = inputs.output_of(self.conv_in, lambda: self._enter(latents))
         x = self._level(0, x, inputs)
-        return self.conv_out(F.silu(self.norm_out(x))).mT.to(latents.dtype)
+        return inputs.output_of(self.conv_out, lambda: self._leave(x).to(latents.dtype))
+
+    def _enter(self, latents: Tensor) -> Tensor:
+        """b c t f -> b c f t"""
+        dtype = self.conv_in.weight.dtype
+        return self.conv_in(latents.mT.to(dtype, memory_format=torch.channels_last))
+
+    def _leave(self, x: Tensor) -> Tensor:
+        """b c f t -> b c t f"""
+        return self.conv_out(F.silu(self.norm_out(x))).mT
 
     def _level(self, level: int, x: Tensor, inputs: StepInputs) -> Tensor:
         """Down one level, through everything below it, and up again."""
@@ -174,15 +193,19 @@ class UNet(nn.Module):
             x = self.middle(x, inputs)
         else:
             below = inputs.output_of(
-                self.down[level + 1],
-                lambda: self._level(level + 1, down.resample(x), inputs),
+                self.down[level + 1], lambda: self._below(level + 1, x, inputs)
             )
-            x = self.up[-2 - level].resample(below, x.shape[-2:])
+            upsample = self.up[-2 - level].resample
+            x = inputs.output_of(upsample, lambda: upsample(below, skips[-1].shape[-2:]))
         for stage in up.stages:
-            # skips from before the text have the batch once
-            skip = repeat_for_guidance(skips.pop(), len(x))
-            x = stage(torch.cat([x, skip], dim=1), inputs)
+            x = stage(x, inputs, skips.pop())
         return x
+
+    def _below(self, level: int, x: Tensor, inputs: StepInputs) -> Tensor:
+        """Into a level from the one above it, and what `_level` does."""
+        downsample = self.down[level - 1].resample
+        x = inputs.output_of(downsample, lambda: downsample(x))
+        return self._level(level, x, inputs)
 
     def units(self) -> dict[str, nn.Module]:
         """What a step may take from an earlier one (`StepInputs.reused`), by name.
@@ -196,6 +219,30 @@ class UNet(nn.Module):
         modules = dict(self.named_modules())
         branches = {name: module for name, module in modules.items() if isinstance(module, kinds)}
         return {name: modules[name] for name in below} | branches
+
+    def pieces(self) -> dict[nn.Module, tuple[nn.Module, ...]]:
+        """The modules that `evaluate` runs one after another, each with those it takes outputs of.
+
+        The output of every piece goes through `StepInputs.output_of`, so that one evaluation may
+        be cut between any two of them.
+        """
+        takes: dict[nn.Module, tuple[nn.Module, ...]] = {self.conv_in: ()}
+
+        def follow(piece: nn.Module, *skips: nn.Module) -> None:
+            takes[piece] = (next(reversed(takes)), *skips)
+
+        for down in self.down:
+            for piece in [*down.stages] + [down.resample] * (down.resample is not None):
+                follow(piece)
+        waiting = list(takes)  # to be taken on the way up, last first
+        follow(self.middle)
+        for up in self.up:
+            for stage in up.stages:
+                follow(stage, waiting.pop())
+            if up.resample is not None:
+                follow(up.resample, waiting[-1])  # whose size it meets
+        follow(self.conv_out)
+        return takes
 
     def time_biases(self, timesteps: Tensor) -> dict[ResnetBlock, Tensor]:
         """() or (n,) timesteps -> the time bias (n, c, 1, 1) of every residual block."""
@@ -249,22 +296,20 @@ class UNet(nn.Module):
 
         Args:
             attention: as in `forward`.
-            latents: (b, 8, t, 16), of which the shape and the device matter.
+            latents: (b, 8, t, 16), of which the shape matters.
             generator: as in `forward`; the loop hands the same one down at every step.
         """
         attention = self.check_attention(attention)
         if isinstance(attention, str):
             return {}
         generator = generator or self.sampling_generator(attention)
-        functions: dict[SelfAttention, Attend] = {}
+        device, functions = self.conv_in.weight.device, dict[SelfAttention, Attend]()
         # level by level, in the order in which the generator is drawn from
         length, rows = latents.shape[-2:]
         for level in range(len(self.config.channels)):
             modules = self._self_attentions(level) if level in attention.levels else []
             if modules:
-                attend = plan_attention(
-                    attention, rows, length, len(modules), generator, latents.device
-                )
+                attend = plan_attention(attention, rows, length, len(modules), generator, device)
                 functions.update(zip(modules, attend, strict=True))
             length, rows = -(-length // 2), -(-rows // 2)  # as a strided convolution rounds
         return functions

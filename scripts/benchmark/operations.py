@@ -55,7 +55,7 @@ def operations(
         )
         with inputs.counter:
             unet.evaluate(noise, inputs)
-    names = {unit: name for name, unit in unet.units().items()}
+    names = {module: name for name, module in unet.named_modules()}
     return Operations(
         inputs.counter.get_total_flops(),
         {names[unit]: count for unit, count in inputs.within.items()},
@@ -65,7 +65,7 @@ def operations(
 
 @dataclass(frozen=True)
 class CountingInputs(StepInputs):
-    """Counts what every unit does, and which units it lies in."""
+    """Counts what every unit and piece does, and which of them it lies in."""
 
     counter: FlopCounterMode = field(default_factory=counter)
     within: dict[nn.Module, int] = field(default_factory=dict)
@@ -88,8 +88,8 @@ class Operations:
 
     Attributes:
         total: of all of it.
-        within: by unit, of all that it takes to compute it.
-        nest: by unit, the units that it is a part of.
+        within: by unit or piece, of all that it takes to compute it.
+        nest: by unit or piece, those that it is a part of.
     """
 
     total: int

@@ -42,8 +42,9 @@ class MixedInputs(StepInputs):
 
     def output_of(self, unit: nn.Module, compute: Callable[[], Tensor]) -> Tensor:
         output = compute()
-        if unit in self.kept:
-            output = torch.lerp(self.kept[unit], output, self.shares[unit])
+        if unit not in self.shares:  # a piece, of which tables know nothing
+            return output
+        output = torch.lerp(self.kept[unit], output, self.shares[unit])
         self.mixed[unit] = output.detach()
         return output
 

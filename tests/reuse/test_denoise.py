@@ -11,6 +11,7 @@ from audiolitefocus.diffusion import denoise as loop
 from audiolitefocus.diffusion.denoise import denoise
 from audiolitefocus.diffusion.guidance import FADE, Agreement, guidance_scales, guide
 from audiolitefocus.models.condition import Condition
+from audiolitefocus.models.layers import StepInputs
 from audiolitefocus.models.unet import UNet
 from audiolitefocus.options import GenerationOptions
 from audiolitefocus.reuse.settings import Reuse, check_reuse
@@ -85,7 +86,7 @@ def test_a_clip_does_not_depend_on_its_batch(unet, variant):
 
 def test_reused_outputs_are_those_of_the_last_full_step(unet):
     """Against a walk by hand: the deep part of step 0 under the shallow one of step 1."""
-    latents, inputs = noise(1), [loop.StepInputs(*prepared(unet, t)) for t in (999, 800)]
+    latents, inputs = noise(1), [StepInputs(*prepared(unet, t)) for t in (999, 800)]
     deep = unet.units()["down.1"]
     recording = replace(inputs[0], recorded={deep: None})
     assert torch.equal(unet.evaluate(latents, recording), unet.evaluate(latents, inputs[0]))

@@ -1,0 +1,101 @@
+"""A UNet on its device, and what it needs in the steps of one call."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from audiolitefocus.attention.modules import CrossAttention, SelfAttention
+from audiolitefocus.attention.plan import Attend
+from audiolitefocus.attention.settings import Attention
+from audiolitefocus.models.condition import Condition, stack_conditions
+from audiolitefocus.models.layers import StepInputs
+from audiolitefocus.models.unet import UNet
+from audiolitefocus.options import GenerationOptions
+
+Evaluate = Callable[[Tensor, StepInputs], Tensor]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A UNet, and `unet.evaluate` or a compiled form of it."""
+
+    unet: UNet
+    evaluate: Evaluate
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.conv_in.weight.device
+
+    @property
+    def is_compiled(self) -> bool:
+        return self.evaluate != self.unet.evaluate
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all evaluations of one call have in common.
+
+    Attributes:
+        clips: their number.
+        condition, negative: one entry a clip; without `negative` there is no guidance.
+        options: of the call.
+        timesteps, levels: the training step, and the share of signal, of every step.
+        attention: "dense", settings, or their text.
+    """
+
+    clips: int
+    condition: Condition
+    negative: Condition | None
+    options: GenerationOptions
+    timesteps: Sequence[int]
+    levels: Sequence[float]
+    attention: Attention
+
+
+class StepPlanner:
+    """Prepares the evaluations of one network in one call: what is constant is computed once."""
+
+    def __init__(self, network: Network, run: Run):
+        unet = network.unet
+        self.network, self.attention = network, run.attention
+        self.biases = unet.time_biases(torch.tensor(run.timesteps))
+        # by branches of guidance: the conditional one alone, or both
+        if run.negative is None:
+            self.conditioning = {1: unet.cross_kv(run.condition)}
+        else:
+            both = unet.cross_kv(stack_conditions([run.negative, run.condition]))
+            self.conditioning = {1: conditional_half(*both), 2: both}
+        self.generator = unet.sampling_generator(run.attention)
+        self.attend: dict[SelfAttention, Attend] = {}
+        self.drawn = 0  # steps whose indices have been drawn; `attend` is of the last of them
+
+    def inputs(
+        self,
+        latents: Tensor,
+        step: int,
+        branches: int,
+        reused: Mapping[nn.Module, Tensor],
+        recorded: dict[nn.Module, Tensor | None],
+    ) -> StepInputs:
+        """Inputs of an evaluation of (clips, 8, t, 16) in a step; steps are asked for in order."""
+        # indices of steps that this network leaves out are drawn too, so that a step has its own
+        while self.drawn <= step:
+            self.attend = self.network.unet.plan(self.attention, latents, self.generator)
+            self.drawn += 1
+        return StepInputs(
+            {block: bias[step : step + 1] for block, bias in self.biases.items()},
+            *self.conditioning[branches],
+            self.attend,
+            reused,
+            recorded,
+        )
+
+
+def conditional_half(
+    cross_kv: Mapping[CrossAttention, tuple[Tensor, Tensor]], mask: Tensor | None
+) -> tuple[dict[CrossAttention, tuple[Tensor, Tensor]], Tensor | None]:
+    """Keys, values and mask of the condition alone, which stands second."""
+    half = {module: (k.chunk(2)[1], v.chunk(2)[1]) for module, (k, v) in cross_kv.items()}
+    return half, None if mask is None else mask.chunk(2)[1]

@@ -1,0 +1,144 @@
+"""How the devices of a pipeline share a call: settings, and the grammar that names them. No torch.
+
+"auto" | "off" | "batch" | "guidance" | "asyncdiff" | "asyncdiff:4" |
+"asyncdiff:2:warmup=3:last=2:stride=1": a name, a number of parts, and any other field of the
+settings as KEY=VALUE.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from audiolitefocus.validation import Number
+
+NAMES = ("auto", "off", "batch", "guidance")
+GRAMMAR = "auto, off, batch, guidance, asyncdiff:PARTS or asyncdiff:2:warmup=3:last=2:stride=1"
+BOUNDS = {
+    "parts": Number(2, 16, whole=True),
+    "warmup": Number(1, 1000, whole=True),
+    "last": Number(0, 1000, whole=True),
+    "stride": Number(1, 2, whole=True),
+}
+
+
+@dataclass(frozen=True)
+class AsyncDiff:
+    """AsyncDiff (Chen et al., NeurIPS 2024): parts of the UNet that run at once.
+
+    Each part works on what the part before it made one step earlier.
+
+    Attributes:
+        parts: of the UNet, each on a device of its own, with nearly equal operations.
+        warmup, last: the first and the last steps in which parts wait for each other.
+        stride: 2 runs the parts once for two steps, all but the last part, which runs for both at
+            once, on one more device.
+    """
+
+    parts: int = 2
+    warmup: int = 3
+    last: int = 2
+    stride: int = 1
+
+    @property
+    def devices(self) -> int:
+        """How many it needs."""
+        return self.parts + self.stride - 1
+
+    def is_whole(self, step: int, steps: int) -> bool:
+        """True for a step of `steps` in which parts wait for each other."""
+        return step < self.warmup or step >= steps - self.last
+
+
+# Of one clip that "auto" makes by "guidance": in shorter ones a thread takes longer to launch two
+# evaluations than a GPU to do one (predicted by scripts/benchmark/parallel.py, not measured).
+GUIDANCE_SECONDS = 80.0
+
+Parallel: TypeAlias = AsyncDiff | str  # one of NAMES once parsed
+
+
+def choose_parallel(choice: Parallel, *, devices: int, clips: int, seconds: float) -> Parallel:
+    """A strategy; what "auto" means for so many devices and clips of a length is decided here.
+
+    It is one that makes the clips of one device: "batch" where there are several of them,
+    "guidance" for one that is long.
+    """
+    if choice != "auto":
+        return choice
+    if devices == 1:
+        return "off"
+    if clips > 1:
+        return "batch"
+    return "guidance" if seconds >= GUIDANCE_SECONDS else "off"
+
+
+def check_parallel(
+    parallel: Parallel, *, devices: Sequence[object], guided: bool, reuse: str, compiled: bool
+) -> None:
+    """Raise ValueError for a strategy that does not fit the pipeline or the call.
+
+    Args:
+        devices: of the pipeline.
+        guided: False for a call without guidance.
+        reuse: the option's text.
+        compiled: True for a pipeline that was compiled.
+    """
+    name = f"parallel {parallel_text(parallel)}"
+    needed = needed_devices(parallel)
+    if len(devices) < needed:
+        raise ValueError(
+            f"{name} needs {needed} devices, and the pipeline has {', '.join(map(str, devices))}: "
+            f"load it with as many, as cuda:0,cuda:1"
+        )
+    if parallel == "guidance" and not guided:
+        raise ValueError(f"{name} needs guidance: set guidance_scale above 1, or parallel to off")
+    if not isinstance(parallel, AsyncDiff):
+        return
+    if reuse != "off":
+        raise ValueError(f"{name} has parts from earlier steps already: set reuse {reuse} to off")
+    if compiled:
+        raise ValueError(f"{name} does not run compiled: leave out compile, or choose guidance")
+
+
+def needed_devices(parallel: Parallel) -> int:
+    """How many devices a strategy needs at least."""
+    if isinstance(parallel, AsyncDiff):
+        return parallel.devices
+    return 2 if parallel == "guidance" else 1
+
+
+def parse_parallel(value: Parallel) -> Parallel:
+    """Settings from their text; names and settings objects are returned as they are.
+
+    Raises:
+        ValueError: anything else; the message gives the grammar or the wrong part.
+    """
+    if isinstance(value, AsyncDiff) or value in NAMES:
+        return value
+    name, *parts = value.split(":") if isinstance(value, str) else [""]
+    if name != "asyncdiff":
+        raise ValueError(f"must be {GRAMMAR}")
+    if parts and "=" not in parts[0]:
+        parts[0] = f"parts={parts[0]}"
+    return dataclasses.replace(AsyncDiff(), **dict(_field(part) for part in parts))
+
+
+def parallel_text(parallel: Parallel) -> str:
+    """The text that `parse_parallel` turns into these settings."""
+    if isinstance(parallel, str):
+        return parallel
+    parts = ["asyncdiff", str(parallel.parts)]
+    for setting in dataclasses.fields(parallel)[1:]:
+        if (entry := getattr(parallel, setting.name)) != setting.default:
+            parts.append(f"{setting.name}={entry}")
+    return ":".join(parts)
+
+
+def _field(part: str) -> tuple[str, int]:
+    key, _, text = part.partition("=")
+    if key not in BOUNDS:
+        raise ValueError(f"{part!r} is not KEY=VALUE with one of {', '.join(BOUNDS)}")
+    try:
+        return key, int(BOUNDS[key](int(text)))
+    except ValueError:
+        raise ValueError(f"{key} {text!r}: must be {BOUNDS[key]}") from None
