@@ -20,6 +20,7 @@ from audiolitefocus.checkpoints.towers import load_text_encoder
 from audiolitefocus.codec.decode import decode_blocks, fill
 from audiolitefocus.config import BundleConfig
 from audiolitefocus.diffusion.denoise import denoise
+from audiolitefocus.diffusion.held import kept_bytes
 from audiolitefocus.diffusion.noise import ClipNoise, initial_latents
 from audiolitefocus.diffusion.prompts import Array, Prompts
 from audiolitefocus.diffusion.recording import Recording
@@ -421,7 +422,7 @@ class AudioLDM2Pipeline(DiffusersHabits):
         clips = len(prompts) * options.num_waveforms_per_prompt
         noise = ClipNoise(generator, clips)
         start = initial_latents(latents, noise, clips, length, self.config.unet.in_channels)
-        self._warn_of_memory(length, clips)
+        self._warn_of_memory(length, clips, keeps=options.refresh > 1)
         return Request(prompts, options, recording, length, attention, noise, start)
 
     def _encode(self, request: Request) -> tuple[Condition, Condition | None]:
@@ -507,12 +508,15 @@ class AudioLDM2Pipeline(DiffusersHabits):
                 fill(audio, blocks)
         return audios
 
-    def _warn_of_memory(self, length: ClipLength, clips: int) -> None:
+    def _warn_of_memory(self, length: ClipLength, clips: int, *, keeps: bool) -> None:
         """On CPUs, which rather kill a process than refuse memory."""
         if self.device.type != "cpu" or (free := available_memory()) is None:
             return
         itemsize = self.unet.conv_in.weight.element_size()
-        needed = denoising_bytes(self.config, length.latent_frames, clips, itemsize)
+        frames, rows = length.latent_frames, length.latent_rows
+        needed = denoising_bytes(self.config, frames, clips, itemsize)
+        if keeps:
+            needed += kept_bytes(self.config.unet, frames, rows, clips, itemsize)
         if needed > free:
             warnings.warn(
                 f"{clips_text(clips)} of {length.seconds:g} s need about {needed / 1e9:.1f} GB, "

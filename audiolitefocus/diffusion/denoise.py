@@ -10,6 +10,7 @@ from audiolitefocus.attention.settings import Attention
 from audiolitefocus.config import ScheduleConfig
 from audiolitefocus.diffusion import samplers
 from audiolitefocus.diffusion.guidance import Agreement, guidance_scales
+from audiolitefocus.diffusion.held import Evaluate, HeldFrames, held_frames
 from audiolitefocus.diffusion.inpaint import KnownLatents
 from audiolitefocus.diffusion.noise import ClipNoise
 from audiolitefocus.diffusion.schedule import (
@@ -25,7 +26,6 @@ from audiolitefocus.options import GenerationOptions
 from audiolitefocus.reuse.settings import choose_reuse
 from audiolitefocus.reuse.store import ReuseStore
 
-Evaluate = Callable[[Tensor, StepInputs], Tensor]
 StepEnd = Callable[[int, int, Tensor], Tensor]  # step, timestep, latents -> those to go on with
 
 
@@ -66,8 +66,9 @@ def denoise(
     steps, taken = options.num_inference_steps, options.steps_taken
     timesteps = timesteps_of(options.sampler, steps, schedule.train_steps, taken)
     levels = [alphas[t] for t in timesteps]
+    held = held_frames(unet, evaluate, options, known, len(noise))
     predict = GuidedNoise(
-        unet, len(noise), condition, negative, options, timesteps, levels, attention, evaluate
+        unet, len(noise), condition, negative, options, timesteps, levels, attention, held
     )
 
     # 2. Where it starts, and what stays
@@ -108,6 +109,7 @@ class GuidedNoise:
     Args:
         clips: their number.
         timesteps, levels: the training step, and the share of signal, of every step.
+        held: how the UNet is evaluated.
         others: as in `denoise`.
     """
 
@@ -121,11 +123,10 @@ class GuidedNoise:
         timesteps: Sequence[int],
         levels: Sequence[float],
         attention: Attention,
-        evaluate: Evaluate | None,
+        held: HeldFrames,
     ):
         self.unet, self.clips, self.levels, self.attention = unet, clips, levels, attention
-        self.evaluate = evaluate or unet.evaluate
-        self.compiled = self.evaluate != unet.evaluate
+        self.held = held
         self.generator = unet.sampling_generator(attention)
         self.biases = unet.time_biases(torch.tensor(timesteps))
         # by branches of guidance: the conditional one alone, or both
@@ -151,9 +152,9 @@ class GuidedNoise:
             self.store.reused(step, self.clips, branches),
             self.store.wanted(step),
         )
-        noise = self.evaluate(latents, inputs)
+        noise = self.held.evaluate(latents, inputs, step, branches)
         # 2. What later steps take of it; a compiled graph writes over it when it runs again
-        self.store.keep(step, inputs.recorded, copy=self.compiled)
+        self.store.keep(step, inputs.recorded, copy=self.held.compiled)
         # 3. Guidance
         if not guided:
             return noise

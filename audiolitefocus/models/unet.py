@@ -76,7 +76,8 @@ class Middle(nn.Module):
 
 def residual(resnet: ResnetBlock, x: Tensor, inputs: StepInputs) -> Tensor:
     """A residual block in one evaluation of the UNet."""
-    h = inputs.output_of(resnet, lambda: resnet.branch(x, inputs.time_biases[resnet]))
+    bias, frames = inputs.time_biases[resnet], inputs.frames
+    h = inputs.output_of(resnet, lambda: resnet.branch(x, bias, frames))
     return resnet.conv_shortcut(x) + h
 
 
@@ -158,10 +159,11 @@ class UNet(nn.Module):
 
     def evaluate(self, latents: Tensor, inputs: StepInputs) -> Tensor:
         """`forward` for a loop, which has prepared `inputs`: what is constant is computed once."""
-        weight = self.conv_in.weight
-        x = self.conv_in(latents.mT.to(weight.dtype, memory_format=torch.channels_last))  # b c f t
-        x = self._level(0, x, inputs)
-        return self.conv_out(F.silu(self.norm_out(x))).mT.to(latents.dtype)
+        frames, dtype = inputs.frames, self.conv_in.weight.dtype
+        x = latents.mT.to(dtype, memory_format=torch.channels_last)  # b c f t
+        x = self._level(0, frames.conv(self.conv_in, x), inputs)
+        x = frames.conv(self.conv_out, F.silu(frames.norm(self.norm_out, x)))
+        return x.mT.to(latents.dtype)
 
     def _level(self, level: int, x: Tensor, inputs: StepInputs) -> Tensor:
         """Down one level, through everything below it, and up again."""
@@ -175,9 +177,9 @@ class UNet(nn.Module):
         else:
             below = inputs.output_of(
                 self.down[level + 1],
-                lambda: self._level(level + 1, down.resample(x), inputs),
+                lambda: self._level(level + 1, down.resample(x, inputs.frames), inputs),
             )
-            x = self.up[-2 - level].resample(below, x.shape[-2:])
+            x = inputs.frames.upsample(self.up[-2 - level].resample, below, x.shape[-2:])
         for stage in up.stages:
             # skips from before the text have the batch once
             skip = repeat_for_guidance(skips.pop(), len(x))
