@@ -20,7 +20,6 @@ from audiolitefocus.checkpoints.towers import load_text_encoder
 from audiolitefocus.codec.decode import decode_blocks, fill
 from audiolitefocus.config import BundleConfig
 from audiolitefocus.diffusion.denoise import denoise
-from audiolitefocus.diffusion.held import kept_bytes
 from audiolitefocus.diffusion.noise import ClipNoise, initial_latents
 from audiolitefocus.diffusion.prompts import Array, Prompts
 from audiolitefocus.diffusion.recording import Recording
@@ -44,6 +43,7 @@ from audiolitefocus.runtime import (
     compiled_or_eager,
     denoising_bytes,
     halve_on_oom,
+    kept_bytes,
     oom_as_memory_error,
     oom_remedies,
 )
@@ -513,10 +513,8 @@ class AudioLDM2Pipeline(DiffusersHabits):
         if self.device.type != "cpu" or (free := available_memory()) is None:
             return
         itemsize = self.unet.conv_in.weight.element_size()
-        frames, rows = length.latent_frames, length.latent_rows
-        needed = denoising_bytes(self.config, frames, clips, itemsize)
-        if keeps:
-            needed += kept_bytes(self.config.unet, frames, rows, clips, itemsize)
+        size = self.config, length.latent_frames, clips, itemsize
+        needed = denoising_bytes(*size) + keeps * kept_bytes(*size)
         if needed > free:
             warnings.warn(
                 f"{clips_text(clips)} of {length.seconds:g} s need about {needed / 1e9:.1f} GB, "

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from audiolitefocus.attention.modules import SelfAttention
 from audiolitefocus.attention.plan import Attend
-from audiolitefocus.config import UNetConfig
 from audiolitefocus.diffusion.inpaint import KnownLatents
 from audiolitefocus.models.frames import Frames
 from audiolitefocus.models.layers import Conv2d, StepInputs
@@ -45,7 +44,9 @@ class KeepingFrames(Frames):
 
     def norm(self, norm: nn.GroupNorm, x: Tensor) -> Tensor:
         before, after = self._others(x)
-        self.kept[norm] = (sums(before, norm.num_groups) + sums(after, norm.num_groups),)
+        own = x[..., self.stretch[x.shape[-1]]]
+        before, own, after = (sums(part, norm.num_groups) for part in (before, own, after))
+        self.kept[norm] = own, before + after
         return norm(x)
 
     def conv(self, conv: nn.Conv2d, x: Tensor) -> Tensor:
@@ -85,11 +86,18 @@ class StretchFrames(Frames):
         self.kept = kept
 
     def norm(self, norm: nn.GroupNorm, x: Tensor) -> Tensor:
-        """Group norm (Wu and He 2018) by mean and variance of all frames."""
-        (others,) = self.kept[norm]
-        count, total, squares = (sums(x, norm.num_groups) + others).unbind(1)  # b g
-        mean = total / count
-        deviation = ((squares / count - mean.square()).clamp(min=0) + norm.eps).sqrt()
+        """Group norm (Wu and He 2018) by mean and variance of all frames.
+
+        Moments change with the level of noise, those of the others by as much as the stretch's:
+        the correction of DistriFusion (Li et al., CVPR 2024), with its way out where a variance is
+        none.
+        """
+        earlier, others = self.kept[norm]
+        own = sums(x, norm.num_groups)
+        change = (own - earlier) / own[:, :1]
+        mean, variance = moments(own + others + others[:, :1] * change)  # b g
+        variance = torch.where(variance > 0, variance, moments(own)[1])
+        deviation = (variance.clamp(min=0) + norm.eps).sqrt()
         size = x.shape[1] // norm.num_groups
         mean, deviation = (m.repeat_interleave(size, dim=1) for m in (mean, deviation))  # b c
         scale = norm.weight / deviation
@@ -132,6 +140,13 @@ def sums(x: Tensor, groups: int) -> Tensor:
     return torch.stack([count, total, squares], dim=1).unflatten(2, (groups, -1)).sum(3)
 
 
+def moments(sums: Tensor) -> tuple[Tensor, Tensor]:
+    """(b, 3, groups) of `sums` -> mean and variance (b, groups)."""
+    count, total, squares = sums.unbind(1)
+    mean = total / count
+    return mean, squares / count - mean.square()
+
+
 def stretch_around(changed: Tensor, multiple: int, margin: int) -> tuple[int, int] | None:
     """First and last + 1 of the frames to compute; None if they are all.
 
@@ -162,17 +177,6 @@ def held_frames(
     full = full_steps(options.refresh, START, steps, least=2)
     levels, compiled = len(unet.config.channels), evaluate not in (None, unet.evaluate)
     return HeldFrames(evaluate or unet.evaluate, stretch, full, levels, clips, compiled=compiled)
-
-
-def kept_bytes(config: UNetConfig, frames: int, rows: int, clips: int, itemsize: int) -> float:
-    """Memory of what a guided call keeps of latents (clips, 8, frames, rows): keys and values."""
-    modules = config.depth * sum(2 if context == "self" else 1 for context in config.contexts)
-    numbers = 0.0
-    for level in config.attention_levels:
-        deepest = level == len(config.channels) - 1  # with which the middle goes
-        stages = 2 * config.resnets + 1 + deepest
-        numbers += 2 * stages * modules * config.channels[level] * frames * rows / 4**level
-    return 2 * clips * numbers * itemsize
 
 
 class HeldFrames:
