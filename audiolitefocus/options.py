@@ -11,7 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
-from audiolitefocus.attention.settings import GRAMMAR, Attention, attention_text, parse_attention
+from audiolitefocus.attention.settings import (
+    GRAMMAR,
+    Attention,
+    TokenMerging,
+    attention_text,
+    parse_attention,
+)
 from audiolitefocus.parallel.settings import GRAMMAR as PARALLEL_GRAMMAR
 from audiolitefocus.parallel.settings import Parallel, parallel_text, parse_parallel
 from audiolitefocus.reuse.settings import GRAMMAR as REUSE_GRAMMAR
@@ -144,6 +150,12 @@ class GenerationOptions:
     continue_audio: "Source | None" = _option(
         "Recording", None, SOUND, "Recording to extend to the clip's length.", "continue"
     )
+    refresh: int = _option(
+        "Recording",
+        1,
+        Number(1, 1000, whole=True),
+        "Compute the frames that stay in every N-th step only, and in the others what changes.",
+    )
     num_inference_steps: int = _option(
         "Sampling", 200, Number(1, 1000, whole=True), "Denoising steps.", "steps"
     )
@@ -239,12 +251,26 @@ class GenerationOptions:
             )
         if self.continue_audio is not None and length is None:
             raise OptionError("{continue_audio} needs {audio_length_in_s}, that of the whole clip")
+        if self.refresh > 1:
+            self._check_refresh()
         if self.steps_taken < 1:
             raise OptionError(
                 "{strength} {0:g} of {num_inference_steps} {1} is less than one step",
                 self.strength_used,
                 self.num_inference_steps,
             )
+
+    def _check_refresh(self) -> None:
+        """Raise OptionError where nothing is kept, or for what cannot be refreshed."""
+        if self.inpaint is None and self.continue_audio is None:
+            raise OptionError(
+                "{refresh} {0} needs frames that stay: give {inpaint} or {continue_audio}",
+                self.refresh,
+            )
+        if isinstance(self.attention, TokenMerging):
+            raise OptionError("{refresh} and {attention} tome exclude each other: give one")
+        if self.reuse != "off":
+            raise OptionError("{refresh} and {reuse} exclude each other: give one")
 
     @classmethod
     def make(

@@ -47,6 +47,7 @@ from audiolitefocus.runtime import (
     compiled_or_eager,
     denoising_bytes,
     halve_on_oom,
+    kept_bytes,
     oom_as_memory_error,
     oom_remedies,
 )
@@ -450,7 +451,7 @@ class AudioLDM2Pipeline(DiffusersHabits):
         parallel = choose_strategy(options, self._networks(), clips, length.seconds)
         noise = ClipNoise(generator, clips)
         start = initial_latents(latents, noise, clips, length, self.config.unet.in_channels)
-        self._warn_of_memory(length, clips)
+        self._warn_of_memory(length, clips, keeps=options.refresh > 1)
         return Request(prompts, options, recording, length, attention, parallel, noise, start)
 
     def _encode(self, request: Request) -> tuple[Condition, Condition | None]:
@@ -535,12 +536,13 @@ class AudioLDM2Pipeline(DiffusersHabits):
                 fill(audio, blocks)
         return audios
 
-    def _warn_of_memory(self, length: ClipLength, clips: int) -> None:
+    def _warn_of_memory(self, length: ClipLength, clips: int, *, keeps: bool) -> None:
         """On CPUs, which rather kill a process than refuse memory."""
         if self.device.type != "cpu" or (free := available_memory()) is None:
             return
         itemsize = self.unet.conv_in.weight.element_size()
-        needed = denoising_bytes(self.config, length.latent_frames, clips, itemsize)
+        size = self.config, length.latent_frames, clips, itemsize
+        needed = denoising_bytes(*size) + keeps * kept_bytes(*size)
         if needed > free:
             warnings.warn(
                 f"{clips_text(clips)} of {length.seconds:g} s need about {needed / 1e9:.1f} GB, "

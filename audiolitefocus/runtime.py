@@ -231,6 +231,18 @@ def denoising_bytes(config: BundleConfig, frames: int, clips: int, itemsize: int
     return 2 * clips * frames * rows * config.unet.channels[0] * MAPS * itemsize + WORKSPACE
 
 
+def kept_bytes(config: BundleConfig, frames: int, clips: int, itemsize: int) -> float:
+    """Memory of the keys and values that `diffusion.held` keeps of guided denoising."""
+    unet, rows = config.unet, config.vocoder.mel_bins // config.vae.downsampling
+    modules = unet.depth * sum(2 if context == "self" else 1 for context in unet.contexts)
+    numbers = 0.0
+    for level in unet.attention_levels:
+        # the middle goes with the deepest level
+        stages = 2 * unet.resnets + 1 + (level == len(unet.channels) - 1)
+        numbers += 2 * stages * modules * unet.channels[level] * rows * frames / 4**level
+    return 2 * clips * numbers * itemsize
+
+
 def available_memory() -> float | None:
     """Bytes of main memory that can still be had; None where the system does not tell."""
     limits = (_system_memory(), _group_memory())

@@ -25,8 +25,10 @@ NAMES_OF_NUMBERS = [name for name, field in NAMES.items() if field in NUMBERS]
 
 def make(changes: dict) -> GenerationOptions:
     """Options with changes, and with a recording where these need one."""
-    needs_recording = {"strength", "inpaint"} & {NAMES.get(name) for name in changes}
-    return GenerationOptions.make(None, {**(RECORDED if needs_recording else {}), **changes})
+    fields = {NAMES.get(name) for name in changes}
+    needs = RECORDED if {"strength", "inpaint", "refresh"} & fields else {}
+    stays = {"inpaint": (0, 1)} if "refresh" in fields else {}
+    return GenerationOptions.make(None, {**needs, **stays, **changes})
 
 
 # Bounds

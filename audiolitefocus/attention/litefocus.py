@@ -43,7 +43,7 @@ def litefocus_attention(
     count for less the fewer of their keys are drawn.
 
     Args:
-        q, k, v: (b, f, t, h, d).
+        q, k, v: (b, f, t, h, d); q may have some of the times only.
         compensation: token numbers n = f * T + t. Either (m,), any tokens; or (f, m), entry [i]
             holding m tokens of row i: then every row gets as many keys as every other. None: S_i
             alone.
@@ -53,11 +53,11 @@ def litefocus_attention(
         scale: factor of the scores, beside 1 / sqrt(d).
 
     Returns:
-        (b, f, t, h, d).
+        (b, f, t, h, d), as q.
     """
     rows, bias = q.shape[1], None
     if compensation is not None:
-        index, bias = _appended(compensation, rows, q.shape[2], duplicates, weight)  # f m
+        index, bias = _appended(compensation, rows, k.shape[2], duplicates, weight)  # f m
         k, v = (torch.cat([x, x.flatten(1, 2)[:, index]], dim=2) for x in (k, v))
         if bias is not None:
             bias = bias.to(q.dtype).expand(q.shape[0], rows, -1).flatten(0, 1)[:, None, None]

@@ -5,6 +5,7 @@ from typing import TypeAlias
 
 from torch import Tensor
 
+from audiolitefocus.diffusion.held import held_frames
 from audiolitefocus.diffusion.network import Network, Run, StepPlanner
 from audiolitefocus.diffusion.schedule import half_log_snr
 from audiolitefocus.models.unet import UNet
@@ -18,7 +19,7 @@ Branches: TypeAlias = Callable[[Tensor, int, int], Tensor]
 
 
 class OneNetwork:
-    """All branches by one network, which may take parts of itself from earlier steps.
+    """All branches by one network, which may take parts of itself from earlier steps, or frames.
 
     Args:
         run, network: the call, and what it is evaluated by.
@@ -29,18 +30,20 @@ class OneNetwork:
         self.planner = StepPlanner(network, run)
         positions = [half_log_snr(level) for level in run.levels]
         self.store = reuse_store(network.unet, run.options, positions)
+        self.held = held_frames(network, run)
 
     def __call__(self, latents: Tensor, step: int, branches: int) -> Tensor:
         """As `Branches` says; without a negative condition in `run`, under the condition alone."""
         # 1. One evaluation, under both conditions where it is guided
+        evaluated = min(branches, len(self.planner.conditioning))
         inputs = self.planner.inputs(
             latents,
             step,
-            min(branches, len(self.planner.conditioning)),
+            evaluated,
             self.store.reused(step, self.clips, branches),
             self.store.wanted(step),
         )
-        noise = self.network.evaluate(latents, inputs)
+        noise = self.held.evaluate(latents, inputs, step, evaluated)
         # 2. What later steps take of it; a compiled graph writes over it when it runs again
         self.store.keep(step, inputs.recorded, copy=self.network.is_compiled)
         return noise

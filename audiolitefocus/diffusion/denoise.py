@@ -61,7 +61,7 @@ def denoise(
     steps, taken = options.num_inference_steps, options.steps_taken
     timesteps = timesteps_of(options.sampler, steps, schedule.train_steps, taken)
     levels = [alphas[t] for t in timesteps]
-    run = Run(len(noise), condition, negative, options, timesteps, levels, attention)
+    run = Run(len(noise), condition, negative, options, timesteps, levels, attention, known)
     network = Network(unet, evaluate or unet.evaluate)
     predict = GuidedNoise(run, branches(run) if branches else OneNetwork(run, network))
 

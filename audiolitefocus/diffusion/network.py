@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from audiolitefocus.attention.modules import CrossAttention, SelfAttention
 from audiolitefocus.attention.plan import Attend
 from audiolitefocus.attention.settings import Attention
+from audiolitefocus.diffusion.inpaint import KnownLatents
 from audiolitefocus.models.condition import Condition, stack_conditions
 from audiolitefocus.models.layers import StepInputs
 from audiolitefocus.models.unet import UNet
@@ -43,6 +44,7 @@ class Run:
         options: of the call.
         timesteps, levels: the training step, and the share of signal, of every step.
         attention: "dense", settings, or their text.
+        known: latents of a recording, of which frames may stay as they are.
     """
 
     clips: int
@@ -52,6 +54,7 @@ class Run:
     timesteps: Sequence[int]
     levels: Sequence[float]
     attention: Attention
+    known: KnownLatents | None = None
 
 
 class StepPlanner:

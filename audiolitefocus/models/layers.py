@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from audiolitefocus.attention.dense import dense_attention
 from audiolitefocus.attention.modules import CrossAttention, SelfAttention
 from audiolitefocus.attention.plan import Attend
+from audiolitefocus.models.frames import ALL_FRAMES, Frames
 from audiolitefocus.ops.cpu import Linear, map_tokens, upsample_conv
 
 
@@ -31,6 +32,7 @@ class StepInputs:
         reused: outputs of units that an earlier evaluation computed, or another device, taken in
             place of theirs.
         recorded: units whose outputs are wanted, and after the evaluation the outputs.
+        frames: how what looks beyond one frame is computed.
     """
 
     time_biases: "Mapping[ResnetBlock, Tensor]"
@@ -39,6 +41,11 @@ class StepInputs:
     attend: Mapping[SelfAttention, Attend]
     reused: Mapping[nn.Module, Tensor] = field(default_factory=dict)
     recorded: dict[nn.Module, Tensor | None] = field(default_factory=dict)
+    frames: Frames = ALL_FRAMES
+
+    def attention(self, module: SelfAttention) -> Attend:
+        """The function that a self-attention runs."""
+        return self.frames.attention(module, self.attend.get(module, dense_attention))
 
     def output_of(self, unit: nn.Module, compute: Callable[[], Tensor]) -> Tensor:
         """The output of a unit (`UNet.units`, `UNet.pieces`): an earlier one, or computed now."""
@@ -80,8 +87,9 @@ class TimeEmbedding(nn.Module):
 class Conv2d(nn.Conv2d):
     """A convolution of feature maps b c f t. Its kernel is (out, in, t, f), as in checkpoints."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight.mT, self.bias, self.stride, self.padding)
+    def forward(self, x: Tensor, padding: tuple[int, int] | None = None) -> Tensor:
+        """`padding`: zeros at either end of f and t, in place of the convolution's own."""
+        return F.conv2d(x, self.weight.mT, self.bias, self.stride, padding or self.padding)
 
     def to_channels_last(self) -> None:
         # so that the turned kernel is channels_last, and not a copy at every call
@@ -125,13 +133,15 @@ class ResnetBlock(nn.Module):
     def forward(self, x: Tensor, time_bias: Tensor | None = None) -> Tensor:
         return self.conv_shortcut(x) + self.branch(x, time_bias)
 
-    def branch(self, x: Tensor, time_bias: Tensor | None = None) -> Tensor:
+    def branch(
+        self, x: Tensor, time_bias: Tensor | None = None, frames: Frames = ALL_FRAMES
+    ) -> Tensor:
         """What is added to the shortcut."""
         # SiLU overwrites what the norm has just made: these are the largest tensors of all
-        h = self.conv1(F.silu(self.norm1(x), inplace=True))
+        h = frames.conv(self.conv1, F.silu(frames.norm(self.norm1, x), inplace=True))
         if time_bias is not None:
             h = h + time_bias
-        return self.conv2(F.silu(self.norm2(h), inplace=True))
+        return frames.conv(self.conv2, F.silu(frames.norm(self.norm2, h), inplace=True))
 
 
 class Downsample(nn.Module):
@@ -143,8 +153,8 @@ class Downsample(nn.Module):
         self.pad = (0, 0, 0, 0) if pad_both else (0, 1, 0, 1)
         self.conv = Conv2d(channels, channels, 3, stride=2, padding=1 if pad_both else 0)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, self.pad))
+    def forward(self, x: Tensor, frames: Frames = ALL_FRAMES) -> Tensor:
+        return frames.conv(self.conv, F.pad(x, self.pad))
 
 
 class Upsample(nn.Module):
@@ -193,14 +203,14 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, inputs: StepInputs, masked: bool) -> Tensor:
         # to the clip itself
-        x = x + self.attn1(self.norm1(x), inputs.attend.get(self.attn1, dense_attention))
+        x = x + self.attn1(self.norm1(x), inputs.attention(self.attn1))
         # to the text, from where on guidance needs the batch twice
         if isinstance(self.attn2, CrossAttention):
             keys_values, mask = inputs.cross_kv[self.attn2], inputs.t5_mask if masked else None
             x = repeat_for_guidance(x, len(keys_values[0]))
             x = x + self.attn2(self.norm2(x), keys_values, mask)
         else:
-            x = x + self.attn2(self.norm2(x), inputs.attend.get(self.attn2, dense_attention))
+            x = x + self.attn2(self.norm2(x), inputs.attention(self.attn2))
         return x + self.ff(self.norm3(x))
 
 
@@ -231,7 +241,8 @@ class Transformer2D(nn.Module):
 
     def branch(self, x: Tensor, inputs: StepInputs) -> Tensor:
         """What is added to the input."""
-        h = self.proj_in(rearrange(self.norm(x), "b c f t -> b f t c"))  # a view: no copy
+        h = inputs.frames.norm(self.norm, x)
+        h = self.proj_in(rearrange(h, "b c f t -> b f t c"))  # a view: no copy
         for block in self.blocks:
             h = block(h, inputs, masked=self.context == "t5")
         return rearrange(self.proj_out(h), "b f t c -> b c f t")

@@ -87,7 +87,8 @@ class Middle(nn.Module):
 
 def residual(resnet: ResnetBlock, x: Tensor, inputs: StepInputs) -> Tensor:
     """A residual block in one evaluation of the UNet."""
-    h = inputs.output_of(resnet, lambda: resnet.branch(x, inputs.time_biases[resnet]))
+    bias, frames = inputs.time_biases[resnet], inputs.frames
+    h = inputs.output_of(resnet, lambda: resnet.branch(x, bias, frames))
     return resnet.conv_shortcut(x) + h
 
 
@@ -169,18 +170,20 @@ class UNet(nn.Module):
 
     def evaluate(self, latents: Tensor, inputs: StepInputs) -> Tensor:
         """`forward` for a loop, which has prepared `inputs`: what is constant is computed once."""
-        x = inputs.output_of(self.conv_in, lambda: self._enter(latents))
+        x = inputs.output_of(self.conv_in, lambda: self._enter(latents, inputs))
         x = self._level(0, x, inputs)
-        return inputs.output_of(self.conv_out, lambda: self._leave(x).to(latents.dtype))
+        return inputs.output_of(self.conv_out, lambda: self._leave(x, inputs).to(latents.dtype))
 
-    def _enter(self, latents: Tensor) -> Tensor:
+    def _enter(self, latents: Tensor, inputs: StepInputs) -> Tensor:
         """b c t f -> b c f t"""
         dtype = self.conv_in.weight.dtype
-        return self.conv_in(latents.mT.to(dtype, memory_format=torch.channels_last))
+        x = latents.mT.to(dtype, memory_format=torch.channels_last)
+        return inputs.frames.conv(self.conv_in, x)
 
-    def _leave(self, x: Tensor) -> Tensor:
+    def _leave(self, x: Tensor, inputs: StepInputs) -> Tensor:
         """b c f t -> b c t f"""
-        return self.conv_out(F.silu(self.norm_out(x))).mT
+        x = F.silu(inputs.frames.norm(self.norm_out, x))
+        return inputs.frames.conv(self.conv_out, x).mT
 
     def _level(self, level: int, x: Tensor, inputs: StepInputs) -> Tensor:
         """Down one level, through everything below it, and up again."""
@@ -196,7 +199,8 @@ class UNet(nn.Module):
                 self.down[level + 1], lambda: self._below(level + 1, x, inputs)
             )
             upsample = self.up[-2 - level].resample
-            x = inputs.output_of(upsample, lambda: upsample(below, skips[-1].shape[-2:]))
+            size = (skips[-1].shape[-2], skips[-1].shape[-1])
+            x = inputs.output_of(upsample, lambda: inputs.frames.upsample(upsample, below, size))
         for stage in up.stages:
             x = stage(x, inputs, skips.pop())
         return x
@@ -204,7 +208,7 @@ class UNet(nn.Module):
     def _below(self, level: int, x: Tensor, inputs: StepInputs) -> Tensor:
         """Into a level from the one above it, and what `_level` does."""
         downsample = self.down[level - 1].resample
-        x = inputs.output_of(downsample, lambda: downsample(x))
+        x = inputs.output_of(downsample, lambda: downsample(x, inputs.frames))
         return self._level(level, x, inputs)
 
     def units(self) -> dict[str, nn.Module]:

@@ -53,9 +53,7 @@ class Reuse:
 
     def table(self, steps: int) -> Table:
         """The table of a run of so many steps."""
-        full = max(1, math.ceil(self.start * steps))
-        computed = [step < full or (step - full + 1) % self.interval == 0 for step in range(steps)]
-        return {f"down.{self.level}": tuple(computed)}
+        return {f"down.{self.level}": full_steps(self.interval, self.start, steps)}
 
 
 BOUNDS = {
@@ -64,6 +62,14 @@ BOUNDS = {
     "level": Number(1, 7, whole=True),
     "order": Number(0, 1, whole=True),
 }
+
+
+def full_steps(interval: int, start: float, steps: int, *, least: int = 1) -> tuple[bool, ...]:
+    """Of every step, if it is computed in full: the first share of them, at least so many, and of
+    the others every `interval`-th.
+    """
+    full = max(least, math.ceil(start * steps))
+    return tuple(step < full or (step - full + 1) % interval == 0 for step in range(steps))
 
 
 @dataclass(frozen=True)
