@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Source: TypeAlias = "str | os.PathLike | BinaryIO | tuple[int, np.ndarray] | np.ndarray | Tensor"
 
 VARIATION_STRENGTH = 0.5  # of a variation, where no strength is given
+DRAFTER_INTERVAL = (0.0, 0.3)  # where a drafter is given without one
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,10 @@ class GenerationOptions:
         "Sampling", 200, Number(1, 1000, whole=True), "Denoising steps.", "steps"
     )
     sampler: str = _option(
-        "Sampling", "ddim", Choice(("ddim", "dpm++", "unipc", "sde-dpm++")), "dpm++ needs only 20 to 25 steps."
+        "Sampling",
+        "ddim",
+        Choice(("ddim", "dpm++", "unipc", "sde-dpm++")),
+        "dpm++ needs only 20 to 25 steps.",
     )
     eta: float = _option(
         "Sampling", 1.0, Number(0.0, 1.0), "Fresh noise in each step of ddim; 0 adds none."
@@ -155,6 +159,13 @@ class GenerationOptions:
         "off",
         REUSE,
         f"Parts of the network that steps take from earlier ones: {REUSE_GRAMMAR}.",
+    )
+    drafter_interval: tuple[float, float] | None = _option(
+        "Sampling",
+        None,
+        SHARES,
+        "Steps that the drafter takes, a second model, as shares of them. Default: "
+        f"{DRAFTER_INTERVAL[0]:g}:{DRAFTER_INTERVAL[1]:g}.",
     )
     guidance_scale: float = _option(
         "Guidance", 3.5, Number(0.0, 1000.0), "How closely to follow the prompt; 1: no guidance."
@@ -297,6 +308,12 @@ class GenerationOptions:
     def steps_taken(self) -> int:
         """Denoising steps of a clip; of a variation the last ones, rounded down as in diffusers."""
         return int(self.num_inference_steps * self.strength_used)
+
+    @property
+    def drafted_steps(self) -> range:
+        """The steps that a drafter takes, where there is one."""
+        interval = self.drafter_interval or DRAFTER_INTERVAL
+        return range(*(round(share * self.steps_taken) for share in interval))
 
 
 class OptionError(ValueError):

@@ -4,6 +4,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from audiolitefocus.checkpoints.towers import load_text_encoder
 from audiolitefocus.codec.decode import decode_blocks, fill
 from audiolitefocus.config import BundleConfig
 from audiolitefocus.diffusion.denoise import denoise
+from audiolitefocus.diffusion.drafter import Drafter, check_drafter
 from audiolitefocus.diffusion.noise import ClipNoise, initial_latents
 from audiolitefocus.diffusion.prompts import Array, Prompts
 from audiolitefocus.diffusion.recording import Recording
@@ -63,6 +65,7 @@ class Request:
         length: of every clip.
         attention: settings, or "dense".
         noise, start: the clips' streams of noise, and the latents they start from (n, 8, t, 16).
+        drafter: takes some of the steps, if there is one.
     """
 
     prompts: Prompts
@@ -72,6 +75,7 @@ class Request:
     attention: Attention
     noise: ClipNoise
     start: Tensor
+    drafter: "AudioLDM2Pipeline | None" = None
 
 
 class AudioLDM2Pipeline(DiffusersHabits):
@@ -207,6 +211,7 @@ class AudioLDM2Pipeline(DiffusersHabits):
         prompt: str | list[str] | None = None,
         *,
         options: GenerationOptions | None = None,
+        drafter: "AudioLDM2Pipeline | None" = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         latents: Array = None,
         prompt_embeds: Array = None,
@@ -230,6 +235,8 @@ class AudioLDM2Pipeline(DiffusersHabits):
             prompt: one text, or one for each clip; or give embeddings instead.
             options, changes: every choice of the call: `GenerationOptions` and fields of it by
                 name, as `audio_length_in_s=80, num_inference_steps=25`.
+            drafter: a second model with the same latents, which takes the steps of the option
+                `drafter_interval`. It reads the prompt itself; prompts must be texts.
             generator: one for all clips or one for each, in place of `seed`; a clip does not depend
                 on what else is in its batch.
             latents: initial noise (clips, 8, t, 16) to start from instead; its t may be any that
@@ -268,17 +275,22 @@ class AudioLDM2Pipeline(DiffusersHabits):
                 negative_attention_mask,
             ),
         )
-        request = self._request(prompts, options, _streams(generator, options.seed), latents)
+        check_drafter(self, drafter, options, prompts)
+        streams = _streams(generator, options.seed)
+        request = self._request(prompts, options, streams, latents, drafter)
 
         with oom_as_memory_error(self._oom_message(request)), self._calls() as call:
             # 2. Text -> conditioning
             condition, negative = self._encode(request)
+            drafts = None
+            if drafter is not None:
+                drafts = drafter._as_drafter(request, self.config.vae.scale_factor)
 
             # 3. Noise -> latents
             steps = options.steps_taken * len(request.start)
             hooks = callback, callback_steps, callback_on_step_end
             with StepEnd(self, steps, self._bar, *hooks) as step_end:
-                denoised = self._denoise(request, condition, negative, step_end, call)
+                denoised = self._denoise(request, condition, negative, drafts, step_end, call)
             if output_type == "latent":
                 return _returned(denoised, self.sampling_rate, None, request, return_dict)
 
@@ -404,12 +416,24 @@ class AudioLDM2Pipeline(DiffusersHabits):
         options: GenerationOptions,
         generator: torch.Generator | Sequence[torch.Generator] | None,
         latents: Array,
+        drafter: "AudioLDM2Pipeline | None",
     ) -> Request:
         """The recording, the length and the noise that clips start from. Raises ValueError."""
         recording = Recording.load(options, self.sampling_rate)
         seconds = options.audio_length_in_s if recording is None else recording.seconds
         length = ClipLength(seconds or self.config.trained_seconds, self.config)
-        attention = self.choose_attention(options.attention, length.seconds)
+        attention = self._attention(options, length.seconds)
+        clips = len(prompts) * options.num_waveforms_per_prompt
+        noise = ClipNoise(generator, clips)
+        start = initial_latents(latents, noise, clips, length, self.config.unet.in_channels)
+        if drafter is not None:
+            drafter._attention(options, length.seconds)
+        self._warn_of_memory(length, clips, drafter)
+        return Request(prompts, options, recording, length, attention, noise, start, drafter)
+
+    def _attention(self, options: GenerationOptions, seconds: float) -> Attention:
+        """Settings for clips of this length. Raises ValueError if they, or reuse, do not fit."""
+        attention = self.choose_attention(options.attention, seconds)
         check_reuse(
             choose_reuse(options.reuse, options.sampler, options.steps_taken),
             self.unet.units(),
@@ -418,11 +442,14 @@ class AudioLDM2Pipeline(DiffusersHabits):
             attention=attention_text(attention),
             unet_sha256=self.config.files.get("unet.safetensors"),
         )
-        clips = len(prompts) * options.num_waveforms_per_prompt
-        noise = ClipNoise(generator, clips)
-        start = initial_latents(latents, noise, clips, length, self.config.unet.in_channels)
-        self._warn_of_memory(length, clips)
-        return Request(prompts, options, recording, length, attention, noise, start)
+        return attention
+
+    def _as_drafter(self, request: Request, scale_factor: float) -> Drafter:
+        """This model for a request of another one, whose latents have that scale."""
+        condition, negative = self._encode(request)
+        attention = self._attention(request.options, request.length.seconds)
+        scale = self.config.vae.scale_factor / scale_factor
+        return Drafter(self.unet, condition, negative, attention, self._evaluate, scale)
 
     def _encode(self, request: Request) -> tuple[Condition, Condition | None]:
         """Conditions of every clip, and of what guidance steers away from."""
@@ -450,6 +477,7 @@ class AudioLDM2Pipeline(DiffusersHabits):
         request: Request,
         condition: Condition,
         negative: Condition | None,
+        drafter: Drafter | None,
         step_end: StepEnd,
         call: RunningCall,
     ) -> Tensor:
@@ -476,6 +504,7 @@ class AudioLDM2Pipeline(DiffusersHabits):
                 known=known,
                 evaluate=self._evaluate,
                 step_end=step_end,
+                drafter=None if drafter is None else drafter[group],
             )
             for latents in steps:
                 denoised = latents
@@ -483,7 +512,9 @@ class AudioLDM2Pipeline(DiffusersHabits):
                     break
             return denoised
 
-        with self.on_device(self.unet):
+        with ExitStack() as running:
+            for model in filter(None, (self, request.drafter)):
+                running.enter_context(model.on_device(model.unet))
             latents = torch.cat(halve_on_oom(len(start), denoise_group))
         check_finite("latents after the last step", latents)
         return latents
@@ -507,12 +538,18 @@ class AudioLDM2Pipeline(DiffusersHabits):
                 fill(audio, blocks)
         return audios
 
-    def _warn_of_memory(self, length: ClipLength, clips: int) -> None:
+    def _warn_of_memory(
+        self, length: ClipLength, clips: int, drafter: "AudioLDM2Pipeline | None"
+    ) -> None:
         """On CPUs, which rather kill a process than refuse memory."""
         if self.device.type != "cpu" or (free := available_memory()) is None:
             return
-        itemsize = self.unet.conv_in.weight.element_size()
-        needed = denoising_bytes(self.config, length.latent_frames, clips, itemsize)
+        needed = max(
+            denoising_bytes(
+                model.config, length.latent_frames, clips, model.unet.conv_in.weight.element_size()
+            )
+            for model in filter(None, (self, drafter))
+        )
         if needed > free:
             warnings.warn(
                 f"{clips_text(clips)} of {length.seconds:g} s need about {needed / 1e9:.1f} GB, "

@@ -76,6 +76,7 @@ class BatchRun:
         clips: of this process.
         batch_size: clips per batch; does not change the results.
         force: make finished clips again, and replace clips that were made with other settings.
+        drafter: takes some of the steps of every clip, if there is one.
 
     Raises:
         ValueError: a file that is in the way of a clip (`check_replaceable`).
@@ -92,14 +93,15 @@ class BatchRun:
         *,
         batch_size: int = 1,
         force: bool = False,
+        drafter: AudioLDM2Pipeline | None = None,
     ):
         check_number("batch_size", batch_size, 1, 10000)
-        self.pipe, self.report, missing = pipe, Report(), []
+        self.pipe, self.drafter, self.report, missing = pipe, drafter, Report(), []
         for clip in clips:
-            if is_saved(pipe, clip) and not force:
+            if is_saved(pipe, clip, drafter) and not force:
                 self.report.kept.append(str(clip.path))
                 continue
-            check_replaceable(pipe, clip, force=force)
+            check_replaceable(pipe, clip, force=force, drafter=drafter)
             missing.append(clip)
         self.batches = group(missing, batch_size)
         self.steps = sum(map(_steps, self.batches))
@@ -137,7 +139,7 @@ class BatchRun:
         # 1. Together
         outputs, reason = [], ""
         try:
-            outputs = make_clips(self.pipe, batch, on_step)
+            outputs = make_clips(self.pipe, batch, on_step, drafter=self.drafter)
         except Exception as error:  # whatever it is, the run goes on and reports it at its end
             reason = _reason(error)
         # 2. Or one by one, or not at all
@@ -152,7 +154,7 @@ class BatchRun:
 
     def _save(self, clip: ClipRequest, output: AudioOutput, on_clip) -> None:
         try:
-            save_clip(self.pipe, clip, output)
+            save_clip(self.pipe, clip, output, self.drafter)
         except Exception as error:  # of decoding too
             self.report.failed[str(clip.path)] = _reason(error)
         else:

@@ -8,7 +8,9 @@ import typer
 
 from audiolitefocus.cli.command import (
     FILES,
+    NO_DRAFTER,
     DeviceFlag,
+    DrafterFlag,
     DtypeFlag,
     ModelFlag,
     OffloadFlag,
@@ -62,6 +64,7 @@ def generate(
     ] = None,
     force: Annotated[bool, FILES("--force", help="Replace files that exist.")] = False,
     model: ModelFlag = "audioldm2",
+    drafter: DrafterFlag = NO_DRAFTER,
     device: DeviceFlag = "auto",
     dtype: DtypeFlag = "auto",
     offload: OffloadFlag = False,
@@ -78,16 +81,21 @@ def generate(
     if prompt is None and prompts is None and like is None:
         raise ValueError("give a prompt, --prompts FILE or --like CLIP")
 
-    def load(device: str = device, model: str = model, dtype: str = dtype):
+    def load(
+        device: str = device, model: str = model, drafter: str = drafter, dtype: str = dtype
+    ) -> tuple:
+        """The model, and its drafter or None."""
         from audiolitefocus.pipeline import AudioLDM2Pipeline
 
-        return AudioLDM2Pipeline.from_pretrained(model, dtype=dtype, device=device, offload=offload)
+        options: dict[str, Any] = {"dtype": dtype, "device": device, "offload": offload}
+        names = (model,) if drafter == NO_DRAFTER else (model, drafter)
+        loaded = [AudioLDM2Pipeline.from_pretrained(name, **options) for name in names]
+        return loaded[0], loaded[1] if len(loaded) > 1 else None
 
     # 2. Make it
     if like is not None:
-        own = {
-            name: value for name, value in {"model": model, "dtype": dtype}.items() if name in given
-        }
+        models = {"model": model, "drafter": drafter, "dtype": dtype}
+        own = {name: value for name, value in models.items() if name in given}
         _make_like(like, prompt, output, changes, load, own, bits=bits, force=force)
         return
     chosen = _options(changes)
@@ -101,7 +109,7 @@ def generate(
     elif prompt is not None:
         from audiolitefocus.batch.clips import plan
 
-        _make_one(plan(prompt, output, chosen, force=force, bits=bits), load())
+        _make_one(plan(prompt, output, chosen, force=force, bits=bits), *load())
 
 
 def _options(changes: dict[str, object]) -> GenerationOptions:
@@ -121,23 +129,26 @@ def _make_like(
     bits: int | None,
     force: bool,
 ) -> None:
-    """A clip by the recipe of another, with changes; `own` are the model and dtype as given."""
+    """A clip by the recipe of another, with changes; `own` are models and dtype as given."""
     from audiolitefocus.batch import recipes
     from audiolitefocus.batch.clips import plan
 
     recipe = recipes.find_recipe(like)
-    chosen = _options(recipes.options_of(recipe, changes))
     model = own.get("model") or recipes.model_in(recipe, like)
+    drafter = own.get("drafter") or recipes.drafter_in(recipe, like) or NO_DRAFTER
+    if drafter == NO_DRAFTER:
+        recipe = {**recipe, "drafter_interval": None}
+    chosen = _options(recipes.options_of(recipe, changes))
     dtype = own.get("dtype") or recipes.dtype_in(recipe)
     text = recipe["prompt"] if prompt is None else prompt
     clip = plan(text, output, chosen, force=force, bits=bits or recipes.bits_in(recipe, output))
-    pipe = load(model=model, dtype=dtype)
+    loaded = load(model=model, drafter=drafter, dtype=dtype)
     same_recording = not changes.keys() & {"init_audio", "continue_audio"}
-    recipes.warn_of_changes(recipe, pipe, clip.recording_sha256 if same_recording else None)
-    _make_one(clip, pipe)
+    recipes.warn_of_changes(recipe, *loaded, clip.recording_sha256 if same_recording else None)
+    _make_one(clip, *loaded)
 
 
-def _make_one(clip, pipe) -> None:
+def _make_one(clip, pipe, drafter) -> None:
     from tqdm import tqdm
 
     from audiolitefocus.batch import clips
@@ -149,8 +160,9 @@ def _make_one(clip, pipe) -> None:
             [clip],
             lambda step, timestep, latents: bar.update(len(latents)),
             lambda done, total: bar.set_postfix_str(f"decoding {done / total:.0%}"),
+            drafter,
         )
-        clips.save_clip(pipe, clip, made)
+        clips.save_clip(pipe, clip, made, drafter)
     typer.echo(_line(clip, made))
 
 
@@ -163,7 +175,8 @@ def _make_many(
     from audiolitefocus.batch.run import BatchRun, own_share, rank_and_world
 
     clips = own_share(read_prompts(prompts, folder, options, bits=bits))
-    run = BatchRun(load(), clips, batch_size=batch_size, force=force)
+    pipe, drafter = load()
+    run = BatchRun(pipe, clips, batch_size=batch_size, force=force, drafter=drafter)
     silent = rank_and_world()[0] > 0 or not run.batches
     with tqdm(total=run.steps, desc=printable(prompts.name), unit="step", disable=silent) as bar:
         report = run.run(bar.update, lambda *clip: tqdm.write(_line(*clip)))

@@ -9,6 +9,7 @@ from audiolitefocus.attention.modules import CrossAttention
 from audiolitefocus.attention.settings import Attention
 from audiolitefocus.config import ScheduleConfig
 from audiolitefocus.diffusion import samplers
+from audiolitefocus.diffusion.drafter import Drafter, Turns, rescaled
 from audiolitefocus.diffusion.guidance import Agreement, guidance_scales
 from audiolitefocus.diffusion.inpaint import KnownLatents
 from audiolitefocus.diffusion.noise import ClipNoise
@@ -42,6 +43,7 @@ def denoise(
     known: KnownLatents | None = None,
     evaluate: Evaluate | None = None,
     step_end: StepEnd | None = None,
+    drafter: Drafter | None = None,
 ) -> Iterator[Tensor]:
     """Denoise clips together.
 
@@ -57,6 +59,7 @@ def denoise(
         evaluate: `unet.evaluate`, or a compiled form of it.
         step_end: called as step_end(step, timestep, latents) after every step; returns the latents
             to go on with.
+        drafter: a second model, which takes the options' `drafted_steps`.
 
     Yields:
         After every step the latents (clips, 8, t, 16), float32.
@@ -66,9 +69,12 @@ def denoise(
     steps, taken = options.num_inference_steps, options.steps_taken
     timesteps = timesteps_of(options.sampler, steps, schedule.train_steps, taken)
     levels = [alphas[t] for t in timesteps]
-    predict = GuidedNoise(
+    own = GuidedNoise(
         unet, len(noise), condition, negative, options, timesteps, levels, attention, evaluate
     )
+    predict: samplers.Predict = own
+    if drafter is not None:
+        predict = with_drafter(own, drafter, options, timesteps, alphas)
 
     # 2. Where it starts, and what stays
     latents = noise.to(device, torch.float32)
@@ -121,7 +127,7 @@ class GuidedNoise:
         condition: Condition,
         negative: Condition | None,
         options: GenerationOptions,
-        timesteps: Sequence[int],
+        timesteps: Sequence[float],
         levels: Sequence[float],
         attention: Attention,
         evaluate: Evaluate | None,
@@ -161,6 +167,33 @@ class GuidedNoise:
         if not guided:
             return noise
         return self.agreement.guide(noise, self.scales[step], latents, self.levels[step])
+
+    def resume(self) -> None:
+        """Forget what steps have kept for later ones: another model has taken steps since."""
+        self.store.kept.clear()
+
+
+def with_drafter(
+    main: GuidedNoise,
+    drafter: Drafter,
+    options: GenerationOptions,
+    timesteps: Sequence[int],
+    alphas: Sequence[float],
+) -> Turns:
+    """Both models, each in its own steps; the arguments but `main` as in `denoise`."""
+    theirs, levels, gains = rescaled(timesteps, alphas, drafter.scale)
+    drafts = GuidedNoise(
+        drafter.unet,
+        main.clips,
+        drafter.condition,
+        drafter.negative,
+        options,
+        theirs,
+        levels,
+        drafter.attention,
+        drafter.evaluate,
+    )
+    return Turns(main, drafts, options.drafted_steps, gains)
 
 
 def conditional_half(

@@ -20,7 +20,7 @@ from audiolitefocus.web.form import (  # noqa: E402
     component,
     read_options,
 )
-from audiolitefocus.web.limits import Limits  # noqa: E402
+from audiolitefocus.web.limits import NOT_SERVED, Limits  # noqa: E402
 from audiolitefocus.web.look import CSS, one_line, status, theme  # noqa: E402
 from audiolitefocus.web.making import PageJob, Update, follow, plan  # noqa: E402
 from audiolitefocus.web.shelf import Kept, Shelf  # noqa: E402
@@ -99,7 +99,7 @@ class Page:
         self._build_recording()
         groups: dict[str, list[str]] = {}
         for name, option in OPTIONS.items():
-            if option.rule is not SOUND and name not in self.fields:
+            if option.rule is not SOUND and name not in (*self.fields, *NOT_SERVED):
                 groups.setdefault(option.group, []).append(name)
         for caption, names in groups.items():
             with gr.Accordion(caption, open=caption in OPEN), gr.Row():

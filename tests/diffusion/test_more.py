@@ -22,7 +22,11 @@ def test_unipc(steps):
     diffusers = pytest.importorskip("diffusers")
     config = dict(ddim_scheduler().config) | {"steps_offset": 0}
     scheduler = diffusers.UniPCMultistepScheduler.from_config(
-        config, solver_order=2, solver_type="bh2", timestep_spacing="linspace", final_sigmas_type="zero"
+        config,
+        solver_order=2,
+        solver_type="bh2",
+        timestep_spacing="linspace",
+        final_sigmas_type="zero",
     )
     scheduler.set_timesteps(steps)
     timesteps = timesteps_of("dpm++", steps, 1000)
@@ -37,8 +41,14 @@ def test_unipc(steps):
     expected = x
     ours = samplers.unipc(predict, x, timesteps, ALPHAS)
     for step, latents in enumerate(ours):
-        expected = scheduler.step(toy_noise(expected if step == 0 else previous, timesteps[step]), timesteps[step], previous if step else expected).prev_sample
-        torch.testing.assert_close(latents, expected.double(), rtol=TOLERANCE, atol=TOLERANCE * expected.abs().max().item())
+        expected = scheduler.step(
+            toy_noise(expected if step == 0 else previous, timesteps[step]),
+            timesteps[step],
+            previous if step else expected,
+        ).prev_sample
+        torch.testing.assert_close(
+            latents, expected.double(), rtol=TOLERANCE, atol=TOLERANCE * expected.abs().max().item()
+        )
         previous = expected
     assert step == steps - 1
 
@@ -46,14 +56,22 @@ def test_unipc(steps):
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 14, 15, 20, 25, 50])
 def test_sde(steps):
     diffusers = pytest.importorskip("diffusers")
-    scheduler = diffusers.DPMSolverMultistepScheduler.from_config(ddim_scheduler().config, algorithm_type="sde-dpmsolver++")
+    scheduler = diffusers.DPMSolverMultistepScheduler.from_config(
+        ddim_scheduler().config, algorithm_type="sde-dpmsolver++"
+    )
     scheduler.set_timesteps(steps)
     timesteps = timesteps_of("dpm++", steps, 1000)
     x = expected = start(steps)
     predicted = [start(100 + i) for i in range(steps)]
     noise = [start(200 + i) for i in range(steps)]
-    ours = samplers.sde_dpm_solver(lambda x, i: predicted[i], x, timesteps, ALPHAS, noise=iter(noise).__next__)
+    ours = samplers.sde_dpm_solver(
+        lambda x, i: predicted[i], x, timesteps, ALPHAS, noise=iter(noise).__next__
+    )
     for step, latents in enumerate(ours):
-        expected = scheduler.step(predicted[step], timesteps[step], expected, variance_noise=noise[step]).prev_sample
-        torch.testing.assert_close(latents, expected.double(), rtol=TOLERANCE, atol=TOLERANCE * expected.abs().max().item())
+        expected = scheduler.step(
+            predicted[step], timesteps[step], expected, variance_noise=noise[step]
+        ).prev_sample
+        torch.testing.assert_close(
+            latents, expected.double(), rtol=TOLERANCE, atol=TOLERANCE * expected.abs().max().item()
+        )
     assert step == steps - 1
