@@ -4,6 +4,7 @@ python -m scripts.evaluate.frontier --clips 200 --seconds 2.56 --out frontier \\
     --full steps=25 --variants steps=17 steps=13 reuse=deepcache:3 "guidance_interval=0:0.8"
 
 A variant is a list of options, NAME=VALUE with commas between; what it does not name is --full's.
+Those that name a drafter_interval are made with the second model, --drafter.
 For each: FAD, KL and CLAP of its clips and how they differ from the full run's, clip by clip; the
 distance of log-mel spectrograms and of latents; counted operations as a share of the full run's;
 and the time of denoising, taken turn by turn. The same command goes on where it was cut off.
@@ -24,6 +25,7 @@ from audiolitefocus.batch.names import slug
 from audiolitefocus.codec.mel import log_mel
 from audiolitefocus.diffusion.guidance import guidance_scales
 from audiolitefocus.options import GenerationOptions
+from audiolitefocus.pipeline import AudioLDM2Pipeline
 from audiolitefocus.reuse.settings import choose_reuse
 from scripts.benchmark.timing import machine, turns
 from scripts.evaluate.metrics import ClipFeatures, Estimate, mean_estimate
@@ -39,7 +41,8 @@ class Point:
     """One variant at one length.
 
     Attributes:
-        cost: counted operations over those of the full run; None where they depend on the clip.
+        cost: counted operations over those of the full run; None where they depend on the clip, or
+            where both models reuse.
         time: of denoising over the full run's, by the clock, taken in turns.
         log_mel: mean absolute difference of log-mel spectrograms from the full run's, in nats.
         over_full: metric by metric, less that of the full run, clip by clip.
@@ -65,6 +68,7 @@ def arguments() -> argparse.Namespace:
     add("--reference", default=DEMO_WORLD, help="as in scripts.evaluate.evaluate")
     add("--reference-sounds", type=Path)
     add("--model", default="demo")
+    add("--drafter", help="a second model, as --model")
     add("--clips", type=int, default=200)
     add("--seconds", type=float, required=True)
     add("--full", default="steps=25", help="the run that others are compared with")
@@ -93,11 +97,25 @@ class Frontier:
     def __init__(self, chosen: argparse.Namespace):
         self.chosen, self.evaluation = chosen, Evaluation(chosen)
         self.pipe = self.evaluation.pipe
+        self.drafter: AudioLDM2Pipeline | None = None
+        if chosen.drafter:
+            self.drafter = AudioLDM2Pipeline.from_pretrained(
+                chosen.drafter, device=chosen.device, dtype=chosen.dtype
+            )
         self.references = self.evaluation.references(chosen.seconds)
         self.full = self.options(chosen.full)
-        attention = self.pipe.choose_attention(self.full.attention, chosen.seconds)
+        # of the model and of its drafter, with one branch of guidance and with both
         self.costs = [
-            Costs(self.pipe.config, chosen.seconds, attention, branches) for branches in (1, 2)
+            [
+                Costs(
+                    model.config,
+                    chosen.seconds,
+                    model.choose_attention(self.full.attention, chosen.seconds),
+                    branches,
+                )
+                for branches in (1, 2)
+            ]
+            for model in filter(None, (self.pipe, self.drafter))
         ]
         self.full_features: ClipFeatures | None = None
         self.full_sounds: list[Path] = []
@@ -115,7 +133,7 @@ class Frontier:
     def point(self, variant: str) -> Point:
         options, chosen = self.options(variant), self.chosen
         label = f"{slug(variant)}-{chosen.seconds:g}"
-        made = self.evaluation.make(self.references, label, options)
+        made = self.evaluation.make(self.references, label, options, self.drafter_of(options))
         captions = [reference.caption for reference in self.references]
         features = self.evaluation.measure(made, self.references, captions, label, paired=True)
         over_full, log_mels, time = None, None, None
@@ -138,6 +156,10 @@ class Frontier:
             over_full=over_full,
         )
 
+    def drafter_of(self, options: GenerationOptions) -> AudioLDM2Pipeline | None:
+        """The second model, for options that have steps for it."""
+        return None if options.drafter_interval is None else self.drafter
+
     def distances(self, made: list[Path]) -> np.ndarray:
         """Mean absolute difference of log-mel spectrograms, of every clip: (n,)."""
         config = self.pipe.config.vocoder
@@ -150,7 +172,8 @@ class Frontier:
 
     def cost(self, options: GenerationOptions) -> float | None:
         """Counted operations over the full run's."""
-        if options.adaptive_guidance is not None:
+        drafts = options.drafter_interval is not None
+        if options.adaptive_guidance is not None or (drafts and options.reuse != "off"):
             return None
         return self.operations(options) / self.operations(self.full)
 
@@ -160,9 +183,10 @@ class Frontier:
         scales = guidance_scales(options.guidance_scale, interval, steps)
         reuse = choose_reuse(options.reuse, options.sampler, steps)
         table = {} if reuse is None else reuse.table(steps)
+        drafted = () if options.drafter_interval is None else options.drafted_steps
         total = 0.0
         for step, scale in enumerate(scales):
-            counted = self.costs[0 if scale == 1 else 1].counted
+            counted = self.costs[step in drafted][scale != 1].counted
             total += counted.with_reused([u for u, row in table.items() if not row[step]])
         return total
 
@@ -171,7 +195,10 @@ class Frontier:
         prompts = [str(reference.caption) for reference in self.references[:TIMED_CLIPS]]
 
         def denoise(chosen: GenerationOptions):
-            return lambda: self.pipe(prompts, options=replace(chosen, seed=0), output_type="latent")
+            options, drafter = replace(chosen, seed=0), self.drafter_of(chosen)
+            return lambda: self.pipe(
+                prompts, options=options, drafter=drafter, output_type="latent"
+            )
 
         calls = {"full": denoise(self.full), "this": denoise(options)}
         first = dict.fromkeys(calls, 0.0)
@@ -216,7 +243,12 @@ def plot(points: list[dict], picture: Path) -> None:
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    kinds = {"steps": "fewer steps", "reuse": "reuse", "guidance": "less guidance"}
+    kinds = {
+        "steps": "fewer steps",
+        "reuse": "reuse",
+        "guidance": "less guidance",
+        "drafter": "a drafter",
+    }
     for start, label in kinds.items():
         own = [p for p in points if p["log_mel"] and p["cost"] and p["variant"].startswith(start)]
         own.sort(key=lambda point: point["cost"])
@@ -244,9 +276,14 @@ def plot(points: list[dict], picture: Path) -> None:
 
 def run(chosen: argparse.Namespace) -> list[dict]:
     """All points, old and new."""
+    if not chosen.drafter and any("drafter_interval=" in text for text in chosen.variants):
+        raise ValueError("a variant with drafter_interval needs --drafter")
     frontier = Frontier(chosen)
     path = chosen.results or chosen.out / "frontier.json"
     about = {**frontier.evaluation.about(), "full": chosen.full}
+    if frontier.drafter is not None:
+        config = frontier.drafter.config
+        about |= {"drafter": config.name, "drafter_files": config.files}
     found = {"about": about, "machine": machine("cpu"), "points": []}
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
