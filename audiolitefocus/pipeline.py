@@ -22,7 +22,7 @@ from audiolitefocus.codec.decode import decode_blocks, fill
 from audiolitefocus.config import BundleConfig
 from audiolitefocus.diffusion.denoise import denoise
 from audiolitefocus.diffusion.drafter import Drafter, check_drafter
-from audiolitefocus.diffusion.noise import ClipNoise, initial_latents
+from audiolitefocus.diffusion.noise import ClipNoise, initial_latents, seeded_streams
 from audiolitefocus.diffusion.prompts import Array, Prompts
 from audiolitefocus.diffusion.recording import Recording
 from audiolitefocus.habits import CALLING, LOADING, refuse
@@ -276,8 +276,7 @@ class AudioLDM2Pipeline(DiffusersHabits):
             ),
         )
         check_drafter(self, drafter, options, prompts)
-        streams = _streams(generator, options.seed)
-        request = self._request(prompts, options, streams, latents, drafter)
+        request = self._request(prompts, options, generator, latents, drafter)
 
         with oom_as_memory_error(self._oom_message(request)), self._calls() as call:
             # 2. Text -> conditioning
@@ -424,7 +423,7 @@ class AudioLDM2Pipeline(DiffusersHabits):
         length = ClipLength(seconds or self.config.trained_seconds, self.config)
         attention = self._attention(options, length.seconds)
         clips = len(prompts) * options.num_waveforms_per_prompt
-        noise = ClipNoise(generator, clips)
+        noise = ClipNoise(seeded_streams(generator, options.seed), clips)
         start = initial_latents(latents, noise, clips, length, self.config.unet.in_channels)
         if drafter is not None:
             drafter._attention(options, length.seconds)
@@ -567,15 +566,6 @@ class AudioLDM2Pipeline(DiffusersHabits):
     def _remedies(self, clips: int) -> str:
         itemsize = self.unet.conv_in.weight.element_size()
         return oom_remedies(self.on_device, clips=clips, itemsize=itemsize)
-
-
-def _streams(
-    generator: torch.Generator | Sequence[torch.Generator] | None, seed: int | None
-) -> torch.Generator | Sequence[torch.Generator] | None:
-    """The caller's generators, or one made from the seed."""
-    if generator is not None and seed is not None:
-        raise ValueError("give either seed or generator")
-    return generator if seed is None else torch.Generator().manual_seed(seed)
 
 
 def _returned(

@@ -222,6 +222,8 @@ def test_vaes_are_compared_by_digest_or_by_weights(demo, partner):
 def test_arguments_that_do_not_go_with_a_drafter_are_refused(demo, partner, tmp_path):
     with pytest.raises(ValueError, match="^drafter_interval needs a second model: give it as draf"):
         demo("rain", drafter_interval=(0, 0.5), **QUICK)
+    with pytest.raises(ValueError, match="^drafter 'demo': must be a pipeline; from_pretrained"):
+        demo("rain", drafter="demo", **QUICK)
     condition = demo.encode_prompt("rain")
     embeds = {"prompt_embeds": condition.t5, "generated_prompt_embeds": condition.loa}
     with pytest.raises(ValueError, match="embeddings are those of one model: give prompts as text"):

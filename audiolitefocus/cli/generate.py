@@ -142,10 +142,11 @@ def _make_like(
     dtype = own.get("dtype") or recipes.dtype_in(recipe)
     text = recipe["prompt"] if prompt is None else prompt
     clip = plan(text, output, chosen, force=force, bits=bits or recipes.bits_in(recipe, output))
-    loaded = load(model=model, drafter=drafter, dtype=dtype)
+    pipe, second = load(model=model, drafter=drafter, dtype=dtype)
     same_recording = not changes.keys() & {"init_audio", "continue_audio"}
-    recipes.warn_of_changes(recipe, *loaded, clip.recording_sha256 if same_recording else None)
-    _make_one(clip, *loaded)
+    digest = clip.recording_sha256 if same_recording else None
+    recipes.warn_of_changes(recipe, pipe, second, digest)
+    _make_one(clip, pipe, second)
 
 
 def _make_one(clip, pipe, drafter) -> None:

@@ -168,8 +168,8 @@ class GuidedNoise:
             return noise
         return self.agreement.guide(noise, self.scales[step], latents, self.levels[step])
 
-    def resume(self) -> None:
-        """Forget what steps have kept for later ones: another model has taken steps since."""
+    def forget(self) -> None:
+        """Drop what steps have kept for later ones, where another model takes the next ones."""
         self.store.kept.clear()
 
 

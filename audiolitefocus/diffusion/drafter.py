@@ -22,6 +22,7 @@ from audiolitefocus.models.layers import StepInputs
 from audiolitefocus.models.unet import UNet
 from audiolitefocus.models.vae import VAE
 from audiolitefocus.options import GenerationOptions, OptionError
+from audiolitefocus.validation import shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,12 +55,12 @@ class Model(Protocol):
     device: torch.device
 
 
-class Resumable(Protocol):
-    """Predicts the noise of a step; `resume` is called when other models have taken steps since."""
+class OneModel(Protocol):
+    """Predicts the noise of a step; `forget` is called where other models take the next ones."""
 
     def __call__(self, latents: Tensor, step: int) -> Tensor: ...
 
-    def resume(self) -> None: ...
+    def forget(self) -> None: ...
 
 
 class Turns:
@@ -73,19 +74,19 @@ class Turns:
 
     def __init__(
         self,
-        main: Resumable,
-        drafter: Resumable,
+        main: OneModel,
+        drafter: OneModel,
         drafted: Container[int],
         gains: Sequence[float],
     ):
         self.main, self.drafter, self.drafted, self.gains = main, drafter, drafted, gains
-        self.last: Resumable | None = None
+        self.last: OneModel | None = None
 
     def __call__(self, latents: Tensor, step: int) -> Tensor:
         drafts = step in self.drafted
         model = self.drafter if drafts else self.main
-        if model is not self.last:
-            model.resume()
+        if self.last is not None and self.last is not model:
+            self.last.forget()
         self.last = model
         return model(latents * self.gains[step] if drafts else latents, step)
 
@@ -133,6 +134,10 @@ def check_drafter(
         if options.drafter_interval is not None:
             raise OptionError("{drafter_interval} needs a second model: give it as drafter")
         return
+    if not isinstance(drafter, type(pipe)):
+        raise ValueError(
+            f"drafter {shown(drafter)}: must be a pipeline; from_pretrained loads one by its name"
+        )
     name, ours = f"drafter {drafter.config.name}", pipe.config.name
     if prompts.embeds is not None or prompts.negative_embeds is not None:
         raise ValueError(f"{name}: embeddings are those of one model: give prompts as texts")

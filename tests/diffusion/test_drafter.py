@@ -154,7 +154,7 @@ class Ideal:
         level = self.levels[step]
         return math.sqrt(1 - level) / (level * self.variance + 1 - level) * latents
 
-    def resume(self) -> None:
+    def forget(self) -> None:
         pass
 
 
