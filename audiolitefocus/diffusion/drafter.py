@@ -145,11 +145,11 @@ def check_drafter(
     for what, value in shape_of_latents(pipe.config).items():
         if theirs[what] != value:
             raise ValueError(f"{name}: its {what}, {theirs[what]}, must be that of {ours}, {value}")
+    if drafter.device != pipe.device:
+        raise ValueError(f"{name} is on {drafter.device}, and {ours} on {pipe.device}: move one")
     digests = {model.config.files.get("vae.safetensors") for model in (pipe, drafter)}
     if (len(digests) > 1 or None in digests) and not same_weights(pipe.vae, drafter.vae):
         raise ValueError(f"{name}: its VAE must have the weights of that of {ours}")
-    if drafter.device != pipe.device:
-        raise ValueError(f"{name} is on {drafter.device}, and {ours} on {pipe.device}: move one")
 
 
 def shape_of_latents(config: BundleConfig) -> dict[str, object]:
@@ -168,6 +168,6 @@ def same_weights(network: torch.nn.Module, other: torch.nn.Module) -> bool:
     """True if two networks have the same weights, whatever devices they are on."""
     ours, theirs = network.state_dict(), other.state_dict()
     return ours.keys() == theirs.keys() and all(
-        torch.equal(tensor.float().cpu(), theirs[name].float().cpu())
+        torch.equal(tensor.float(), theirs[name].to(tensor.device).float())
         for name, tensor in ours.items()
     )
