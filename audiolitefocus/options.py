@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Source: TypeAlias = "str | os.PathLike | BinaryIO | tuple[int, np.ndarray] | np.ndarray | Tensor"
 
 VARIATION_STRENGTH = 0.5  # of a variation, where no strength is given
+DRAFTER_INTERVAL = (0.0, 0.3)  # where a drafter is given without one
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,15 @@ def _shares(value: Any) -> tuple[float, float]:
     return start, stop
 
 
+def _windows(value: Any) -> str | float:
+    if value in ("off", "auto"):
+        return value
+    try:
+        return Number(MIN_SECONDS, MAX_SECONDS)(float(value) if isinstance(value, str) else value)
+    except ValueError:
+        raise ValueError(f"must be {WINDOWS}") from None
+
+
 def _text(value: Any) -> str | tuple[str, ...]:
     texts = (value,) if isinstance(value, str) else value
     if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
@@ -115,6 +125,9 @@ SOUND = Custom(
 SPAN = Custom("START:END", f"START:END in seconds up to {MAX_SECONDS:g}, as 2:4.5", _span)
 TEXT = Custom("TEXT", "a text, or in Python a list of texts, one for each prompt", _text)
 SHARES = Custom("START:STOP", "START:STOP as shares of the steps, as 0:0.8", _shares)
+WINDOWS = Custom(
+    "SECONDS", f"off, auto or seconds from {MIN_SECONDS:g} to {MAX_SECONDS:g}", _windows
+)
 REUSE = Custom("NAME", REUSE_GRAMMAR, parse_reuse)
 PARALLEL = Custom("NAME", PARALLEL_GRAMMAR, parse_parallel)
 ATTENTION = Custom("NAME", GRAMMAR, _attention)
@@ -160,7 +173,10 @@ class GenerationOptions:
         "Sampling", 200, Number(1, 1000, whole=True), "Denoising steps.", "steps"
     )
     sampler: str = _option(
-        "Sampling", "ddim", Choice(("ddim", "dpm++")), "dpm++ needs only 20 to 25 steps."
+        "Sampling",
+        "ddim",
+        Choice(("ddim", "dpm++", "unipc", "sde-dpm++")),
+        "dpm++ needs only 20 to 25 steps.",
     )
     eta: float = _option(
         "Sampling", 1.0, Number(0.0, 1.0), "Fresh noise in each step of ddim; 0 adds none."
@@ -170,6 +186,13 @@ class GenerationOptions:
         "off",
         REUSE,
         f"Parts of the network that steps take from earlier ones: {REUSE_GRAMMAR}.",
+    )
+    drafter_interval: tuple[float, float] | None = _option(
+        "Sampling",
+        None,
+        SHARES,
+        "Steps that the drafter takes, a second model, as shares of them. Default: "
+        f"{DRAFTER_INTERVAL[0]:g}:{DRAFTER_INTERVAL[1]:g}.",
     )
     guidance_scale: float = _option(
         "Guidance", 3.5, Number(0.0, 1000.0), "How closely to follow the prompt; 1: no guidance."
@@ -214,6 +237,13 @@ class GenerationOptions:
         "auto",
         ATTENTION,
         f"Self-attention: {GRAMMAR}. auto is dense up to the trained length, LiteFocus beyond.",
+    )
+    windows: str | float = _option(
+        "Attention and decoding",
+        "off",
+        WINDOWS,
+        "Denoise in windows of so many seconds; auto uses windows as long as trained for clips of "
+        "more than eight times that.",
     )
     decode: str = _option(
         "Attention and decoding",
@@ -269,8 +299,9 @@ class GenerationOptions:
             )
         if isinstance(self.attention, TokenMerging):
             raise OptionError("{refresh} and {attention} tome exclude each other: give one")
-        if self.reuse != "off":
-            raise OptionError("{refresh} and {reuse} exclude each other: give one")
+        for name in ("reuse", "windows"):
+            if getattr(self, name) != "off":
+                raise OptionError(f"{{refresh}} and {{{name}}} exclude each other: give one")
 
     @classmethod
     def make(
@@ -333,6 +364,12 @@ class GenerationOptions:
     def steps_taken(self) -> int:
         """Denoising steps of a clip; of a variation the last ones, rounded down as in diffusers."""
         return int(self.num_inference_steps * self.strength_used)
+
+    @property
+    def drafted_steps(self) -> range:
+        """The steps that a drafter takes, where there is one."""
+        interval = self.drafter_interval or DRAFTER_INTERVAL
+        return range(*(round(share * self.steps_taken) for share in interval))
 
 
 class OptionError(ValueError):

@@ -4,6 +4,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from audiolitefocus.checkpoints.resolve import resolve_bundle
 from audiolitefocus.checkpoints.towers import load_text_encoder
 from audiolitefocus.codec.decode import decode_blocks, fill
 from audiolitefocus.config import BundleConfig
+from audiolitefocus.diffusion.drafter import Drafter, check_drafter
 from audiolitefocus.diffusion.network import Network
-from audiolitefocus.diffusion.noise import ClipNoise, initial_latents
+from audiolitefocus.diffusion.noise import ClipNoise, initial_latents, seeded_streams
 from audiolitefocus.diffusion.prompts import Array, Prompts
 from audiolitefocus.diffusion.recording import Recording
+from audiolitefocus.diffusion.windows import TOGETHER, window_seconds
 from audiolitefocus.habits import CALLING, LOADING, refuse
 from audiolitefocus.interop import DiffusersHabits
 from audiolitefocus.models.condition import Condition, pad_tokens, repeat_condition
@@ -65,20 +68,23 @@ class Request:
 
     Attributes:
         prompts, options, recording: what to make, how, and from which recording, if any.
-        length: of every clip.
+        length, window: of every clip, and of the windows in which it is denoised, if any.
         attention: settings, or "dense".
         parallel: the strategy for several devices, or "off".
         noise, start: the clips' streams of noise, and the latents they start from (n, 8, t, 16).
+        drafter: takes some of the steps, if there is one.
     """
 
     prompts: Prompts
     options: GenerationOptions
     recording: Recording | None
     length: ClipLength
+    window: ClipLength | None
     attention: Attention
     parallel: Parallel
     noise: ClipNoise
     start: Tensor
+    drafter: "AudioLDM2Pipeline | None" = None
 
 
 class AudioLDM2Pipeline(DiffusersHabits):
@@ -228,6 +234,7 @@ class AudioLDM2Pipeline(DiffusersHabits):
         prompt: str | list[str] | None = None,
         *,
         options: GenerationOptions | None = None,
+        drafter: "AudioLDM2Pipeline | None" = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         latents: Array = None,
         prompt_embeds: Array = None,
@@ -251,6 +258,8 @@ class AudioLDM2Pipeline(DiffusersHabits):
             prompt: one text, or one for each clip; or give embeddings instead.
             options, changes: every choice of the call: `GenerationOptions` and fields of it by
                 name, as `audio_length_in_s=80, num_inference_steps=25`.
+            drafter: a second model with the same latents, which takes the steps of the option
+                `drafter_interval`. It reads the prompt itself; prompts must be texts.
             generator: one for all clips or one for each, in place of `seed`; a clip does not depend
                 on what else is in its batch.
             latents: initial noise (clips, 8, t, 16) to start from instead; its t may be any that
@@ -289,17 +298,21 @@ class AudioLDM2Pipeline(DiffusersHabits):
                 negative_attention_mask,
             ),
         )
-        request = self._request(prompts, options, _streams(generator, options.seed), latents)
+        check_drafter(self, drafter, options, prompts)
+        request = self._request(prompts, options, generator, latents, drafter)
 
         with oom_as_memory_error(self._oom_message(request)), self._calls() as call:
             # 2. Text -> conditioning
             condition, negative = self._encode(request)
+            drafts = None
+            if drafter is not None:
+                drafts = drafter._as_drafter(request, self.config.vae.scale_factor)
 
             # 3. Noise -> latents
             steps = options.steps_taken * len(request.start)
             hooks = callback, callback_steps, callback_on_step_end
             with StepEnd(self, steps, self._bar, *hooks) as step_end:
-                denoised = self._denoise(request, condition, negative, step_end, call)
+                denoised = self._denoise(request, condition, negative, drafts, step_end, call)
             if output_type == "latent":
                 return _returned(denoised, self.sampling_rate, None, request, return_dict)
 
@@ -433,12 +446,47 @@ class AudioLDM2Pipeline(DiffusersHabits):
         options: GenerationOptions,
         generator: torch.Generator | Sequence[torch.Generator] | None,
         latents: Array,
+        drafter: "AudioLDM2Pipeline | None",
     ) -> Request:
         """The recording, the length and the noise that clips start from. Raises ValueError."""
         recording = Recording.load(options, self.sampling_rate)
         seconds = options.audio_length_in_s if recording is None else recording.seconds
         length = ClipLength(seconds or self.config.trained_seconds, self.config)
-        attention = self.choose_attention(options.attention, length.seconds)
+        trained = self.config.trained_seconds
+        window_s = window_seconds(options.windows, length.seconds, trained)
+        window = None if window_s is None else ClipLength(window_s, self.config)
+        attention = self._attention(options, window_s or length.seconds)
+        clips = len(prompts) * options.num_waveforms_per_prompt
+        parallel = choose_strategy(
+            options,
+            self._networks(),
+            clips,
+            length.seconds,
+            windowed=window is not None,
+            drafted=drafter is not None,
+        )
+        noise = ClipNoise(seeded_streams(generator, options.seed), clips)
+        start = initial_latents(latents, noise, clips, length, self.config.unet.in_channels)
+        if drafter is not None:
+            drafter._attention(options, window_s or length.seconds)
+        request = Request(
+            prompts,
+            options,
+            recording,
+            length,
+            window,
+            attention,
+            parallel,
+            noise,
+            start,
+            drafter,
+        )
+        self._warn_of_memory(request)
+        return request
+
+    def _attention(self, options: GenerationOptions, seconds: float) -> Attention:
+        """Settings for clips of this length. Raises ValueError if they, or reuse, do not fit."""
+        attention = self.choose_attention(options.attention, seconds)
         check_reuse(
             choose_reuse(options.reuse, options.sampler, options.steps_taken),
             self.unet.units(),
@@ -447,12 +495,14 @@ class AudioLDM2Pipeline(DiffusersHabits):
             attention=attention_text(attention),
             unet_sha256=self.config.files.get("unet.safetensors"),
         )
-        clips = len(prompts) * options.num_waveforms_per_prompt
-        parallel = choose_strategy(options, self._networks(), clips, length.seconds)
-        noise = ClipNoise(generator, clips)
-        start = initial_latents(latents, noise, clips, length, self.config.unet.in_channels)
-        self._warn_of_memory(length, clips, keeps=options.refresh > 1)
-        return Request(prompts, options, recording, length, attention, parallel, noise, start)
+        return attention
+
+    def _as_drafter(self, request: Request, scale_factor: float) -> Drafter:
+        """This model for a request of another one, whose latents have that scale."""
+        condition, negative = self._encode(request)
+        attention = self._attention(request.options, (request.window or request.length).seconds)
+        scale = self.config.vae.scale_factor / scale_factor
+        return Drafter(self._networks()[0], condition, negative, attention, scale)
 
     def _encode(self, request: Request) -> tuple[Condition, Condition | None]:
         """Conditions of every clip, and of what guidance steers away from."""
@@ -480,6 +530,7 @@ class AudioLDM2Pipeline(DiffusersHabits):
         request: Request,
         condition: Condition,
         negative: Condition | None,
+        drafter: Drafter | None,
         step_end: StepEnd,
         call: RunningCall,
     ) -> Tensor:
@@ -504,7 +555,9 @@ class AudioLDM2Pipeline(DiffusersHabits):
                 attention=request.attention,
                 fresh=request.noise[group],
                 known=known,
+                window=None if request.window is None else request.window.latent_frames,
                 step_end=step_end,
+                drafter=None if drafter is None else drafter[group],
             )
             for latents in steps:
                 denoised = latents
@@ -512,7 +565,9 @@ class AudioLDM2Pipeline(DiffusersHabits):
                     break
             return denoised
 
-        with self.on_device(self.unet):
+        with ExitStack() as running:
+            for model in filter(None, (self, request.drafter)):
+                running.enter_context(model.on_device(model.unet))
             latents = torch.cat(halve_on_oom(len(start), denoise_group))
         check_finite("latents after the last step", latents)
         return latents
@@ -536,13 +591,20 @@ class AudioLDM2Pipeline(DiffusersHabits):
                 fill(audio, blocks)
         return audios
 
-    def _warn_of_memory(self, length: ClipLength, clips: int, *, keeps: bool) -> None:
+    def _warn_of_memory(self, request: Request) -> None:
         """On CPUs, which rather kill a process than refuse memory."""
         if self.device.type != "cpu" or (free := available_memory()) is None:
             return
-        itemsize = self.unet.conv_in.weight.element_size()
-        size = self.config, length.latent_frames, clips, itemsize
-        needed = denoising_bytes(*size) + keeps * kept_bytes(*size)
+        clips, length, window = len(request.start), request.length, request.window
+        at_once, keeps = clips * length.latent_frames, request.options.refresh > 1
+        if window is not None:
+            at_once = min(at_once, max(clips, TOGETHER) * window.latent_frames)
+
+        def bytes_of(model: AudioLDM2Pipeline) -> float:
+            size = model.config, at_once, model.unet.conv_in.weight.element_size()
+            return denoising_bytes(*size) + keeps * kept_bytes(*size)
+
+        needed = max(map(bytes_of, filter(None, (self, request.drafter))))
         if needed > free:
             warnings.warn(
                 f"{clips_text(clips)} of {length.seconds:g} s need about {needed / 1e9:.1f} GB, "
@@ -560,15 +622,6 @@ class AudioLDM2Pipeline(DiffusersHabits):
     def _remedies(self, clips: int) -> str:
         itemsize = self.unet.conv_in.weight.element_size()
         return oom_remedies(self.on_device, clips=clips, itemsize=itemsize)
-
-
-def _streams(
-    generator: torch.Generator | Sequence[torch.Generator] | None, seed: int | None
-) -> torch.Generator | Sequence[torch.Generator] | None:
-    """The caller's generators, or one made from the seed."""
-    if generator is not None and seed is not None:
-        raise ValueError("give either seed or generator")
-    return generator if seed is None else torch.Generator().manual_seed(seed)
 
 
 def _returned(

@@ -225,13 +225,13 @@ def check_finite(name: str, tensor: Tensor) -> None:
         raise ValueError(f"{name}: not finite; if this is half precision, try dtype float32")
 
 
-def denoising_bytes(config: BundleConfig, frames: int, clips: int, itemsize: int) -> float:
-    """Rough memory of guided denoising beyond the weights, for latents of so many frames."""
+def denoising_bytes(config: BundleConfig, frames: int, itemsize: int) -> float:
+    """Rough memory of guided denoising beyond the weights, for so many latent frames at once."""
     rows = config.vocoder.mel_bins // config.vae.downsampling
-    return 2 * clips * frames * rows * config.unet.channels[0] * MAPS * itemsize + WORKSPACE
+    return 2 * frames * rows * config.unet.channels[0] * MAPS * itemsize + WORKSPACE
 
 
-def kept_bytes(config: BundleConfig, frames: int, clips: int, itemsize: int) -> float:
+def kept_bytes(config: BundleConfig, frames: int, itemsize: int) -> float:
     """Memory of the keys and values that `diffusion.held` keeps of guided denoising."""
     unet, rows = config.unet, config.vocoder.mel_bins // config.vae.downsampling
     modules = unet.depth * sum(2 if context == "self" else 1 for context in unet.contexts)
@@ -240,7 +240,7 @@ def kept_bytes(config: BundleConfig, frames: int, clips: int, itemsize: int) -> 
         # the middle goes with the deepest level
         stages = 2 * unet.resnets + 1 + (level == len(unet.channels) - 1)
         numbers += 2 * stages * modules * unet.channels[level] * rows * frames / 4**level
-    return 2 * clips * numbers * itemsize
+    return 2 * numbers * itemsize
 
 
 def available_memory() -> float | None:

@@ -15,7 +15,9 @@ from audiolitefocus.audio.formats import SOUND_SUFFIXES, bits_of, check_rate, en
 from audiolitefocus.audio.length import ClipLength
 from audiolitefocus.batch.names import slug
 from audiolitefocus.batch.recipes import (
+    NO_DRAFTER,
     bits_in,
+    describe_drafter,
     describe_pipeline,
     is_recipe,
     made_options,
@@ -72,19 +74,23 @@ def _is_left_over(path: Path) -> bool:
     return alone and is_recipe(read_recipe(beside))
 
 
-def is_missing(config: BundleConfig, clip: ClipRequest, *, force: bool) -> bool:
-    """True if the clip is to be made by this model; with `force`, those that are finished too.
+def is_missing(
+    config: BundleConfig, clip: ClipRequest, *, force: bool, drafter: BundleConfig | None = None
+) -> bool:
+    """True if the clip is to be made by these models; with `force`, those that are finished too.
 
     Raises:
         ValueError: a file that is in its way (`check_replaceable`).
     """
-    if is_saved(config, clip) and not force:
+    if is_saved(config, clip, drafter) and not force:
         return False
-    check_replaceable(config, clip, force=force)
+    check_replaceable(config, clip, force=force, drafter=drafter)
     return True
 
 
-def check_replaceable(config: BundleConfig, clip: ClipRequest, *, force: bool) -> None:
+def check_replaceable(
+    config: BundleConfig, clip: ClipRequest, *, force: bool, drafter: BundleConfig | None = None
+) -> None:
     """Raise ValueError unless the clip may be written where it is to be.
 
     Free names may, and what a killed process has left. Clips that this program made with other
@@ -96,7 +102,8 @@ def check_replaceable(config: BundleConfig, clip: ClipRequest, *, force: bool) -
         return
     if clip.path in taken and is_recipe(found):
         if found["sha256"] != sha256(clip.path):
-            if _is_recipe_of(config, clip, found):  # renamed first, and killed before the sound was
+            # renamed first, and killed before the sound was
+            if _is_recipe_of(config, clip, found, drafter):
                 return
         elif force:
             return
@@ -121,11 +128,12 @@ def make_clips(
     clips: list[ClipRequest],
     on_step: Callback | None = None,
     on_block: OnBlock | None = None,
+    drafter: AudioLDM2Pipeline | None = None,
 ) -> list[AudioOutput]:
     """Make clips, whose options may differ in the seed alone, as one batch.
 
     A clip without other candidates is decoded when it is saved. `on_step` and `on_block` are the
-    pipeline's callbacks.
+    pipeline's callbacks, `drafter` its second model.
 
     Raises:
         ValueError: a sound's format does not have the model's sampling rate.
@@ -141,7 +149,7 @@ def make_clips(
     check_room(clips[0].path.parent, samples * sum(widths))
     # 2. All clips together
     prompts, seeds = [clip.prompt for clip in clips], [clip.seed for clip in clips]
-    return make_together(pipe, prompts, seeds, options, on_step, on_block)
+    return make_together(pipe, prompts, seeds, options, on_step, on_block, drafter)
 
 
 def make_together(
@@ -151,11 +159,12 @@ def make_together(
     options: GenerationOptions,
     on_step: Callback | None = None,
     on_block: OnBlock | None = None,
+    drafter: AudioLDM2Pipeline | None = None,
 ) -> list[AudioOutput]:
     """Make a clip of each prompt, with its candidates, from its own seed, all as one batch.
 
     The seed of the options does not count. A clip without other candidates comes as blocks that are
-    decoded when they are asked for. `on_step` and `on_block` are the pipeline's callbacks.
+    decoded when they are asked for. The last three arguments are the pipeline's.
     """
     copies = options.num_waveforms_per_prompt
     streams = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -165,6 +174,7 @@ def make_together(
         generator=[stream for stream in streams for _ in range(copies)],
         callback=on_step,
         on_block=on_block,
+        drafter=drafter,
         output_type="blocks" if copies == 1 else "np",  # candidates are ranked by whole waveforms
     )
     # one output for each clip
@@ -179,13 +189,18 @@ def make_together(
     ]
 
 
-def save_clip(pipe: AudioLDM2Pipeline, clip: ClipRequest, output: AudioOutput) -> None:
+def save_clip(
+    pipe: AudioLDM2Pipeline,
+    clip: ClipRequest,
+    output: AudioOutput,
+    drafter: AudioLDM2Pipeline | None = None,
+) -> None:
     """Write a clip's sound and its recipe; they appear when both are whole, the recipe first.
 
     The recipe is written into the sound's tags too, where it fits.
     """
     path = check_sound_path(clip.path, clip.bits)
-    made = recipe(pipe, clip, output)
+    made = recipe(pipe, clip, output, drafter)
     with atomic_files(recipe_path(path), path) as (text, sound):
         encode_sound(
             sound,
@@ -200,48 +215,57 @@ def save_clip(pipe: AudioLDM2Pipeline, clip: ClipRequest, output: AudioOutput) -
         text.write_text(description + "\n", encoding="utf-8")
 
 
-def is_saved(config: BundleConfig, clip: ClipRequest) -> bool:
-    """True if the sound is there, and its recipe has the same prompt, options, bits and model.
+def is_saved(config: BundleConfig, clip: ClipRequest, drafter: BundleConfig | None = None) -> bool:
+    """True if the sound is there, and its recipe has the same prompt, options, bits and models.
 
     The recipe in its tags counts where there is no JSON beside it. Recipes of older versions, with
     short names of options and without new ones, are understood.
     """
     beside = recipe_path(clip.path)
     if not os.path.lexists(beside):
-        return _is_recipe_of(config, clip, recipe_inside(clip.path))
+        return _is_recipe_of(config, clip, recipe_inside(clip.path), drafter)
     found = read_recipe(beside)
     try:
-        return _is_recipe_of(config, clip, found) and found.get("sha256") == sha256(clip.path)
+        same = _is_recipe_of(config, clip, found, drafter)
+        return same and found.get("sha256") == sha256(clip.path)
     except OSError:
         return False
 
 
-def _is_recipe_of(config: BundleConfig, clip: ClipRequest, found: dict) -> bool:
+def _is_recipe_of(
+    config: BundleConfig, clip: ClipRequest, found: dict, drafter: BundleConfig | None
+) -> bool:
     same_bits = (bits_in(found) or bits_of(clip.path)) == bits_of(clip.path, clip.bits)
     return (
         same_bits
         and made_options(found) == _options_used(config, clip)
-        and _origin(config, clip).items() <= found.items()
+        and _origin(config, clip, drafter).items() <= {**NO_DRAFTER, **found}.items()
     )
 
 
-def recipe(pipe: AudioLDM2Pipeline, clip: ClipRequest, output: AudioOutput) -> dict:
+def recipe(
+    pipe: AudioLDM2Pipeline,
+    clip: ClipRequest,
+    output: AudioOutput,
+    drafter: AudioLDM2Pipeline | None = None,
+) -> dict:
     """How to make a clip again: all of its JSON but what its sound file is."""
     return {
-        **_origin(pipe.config, clip),
+        **_origin(pipe.config, clip, None if drafter is None else drafter.config),
         **_options_used(pipe.config, clip).to_json(),
         "bits": bits_of(clip.path, clip.bits),
         **describe_pipeline(pipe, output),
     }
 
 
-def _origin(config: BundleConfig, clip: ClipRequest) -> dict:
+def _origin(config: BundleConfig, clip: ClipRequest, drafter: BundleConfig | None) -> dict:
     """What decides how a clip sounds, besides its options."""
     return {
         "prompt": clip.prompt,
         "recording_sha256": clip.recording_sha256,
         "model": config.name,
         "model_files": config.files,
+        **(NO_DRAFTER if drafter is None else describe_drafter(drafter)),
     }
 
 

@@ -13,7 +13,7 @@ from audiolitefocus.attention.settings import attention_text
 from audiolitefocus.audio.formats import BITS, COMMENT_BYTES, read_comment, sound_format
 from audiolitefocus.checkpoints.bundle import sha256
 from audiolitefocus.checkpoints.towers import transformers_version
-from audiolitefocus.config import MODELS
+from audiolitefocus.config import MODELS, BundleConfig
 from audiolitefocus.options import DEFAULTS, NAMES, GenerationOptions
 from audiolitefocus.output import AudioOutput
 from audiolitefocus.parallel.settings import parallel_text
@@ -24,6 +24,7 @@ from audiolitefocus.validation import check_not_pointer, parse_object, shown
 REQUIRED = {"prompt", "versions"}  # by which a recipe of this program is known
 # What a recording is used for: a new recording takes the place of all of it.
 RECORDING = ("init_audio", "strength", "inpaint", "continue_audio")
+NO_DRAFTER = {"drafter": None, "drafter_files": None}  # what recipes of older versions mean
 
 
 def describe_pipeline(pipe: AudioLDM2Pipeline, output: AudioOutput) -> dict:
@@ -41,6 +42,11 @@ def describe_pipeline(pipe: AudioLDM2Pipeline, output: AudioOutput) -> dict:
             "transformers": transformers_version,
         },
     }
+
+
+def describe_drafter(drafter: BundleConfig) -> dict:
+    """What a recipe says of the second model, as of the first one."""
+    return {"drafter": drafter.name, "drafter_files": drafter.files}
 
 
 def recipe_path(path: Path) -> Path:
@@ -126,7 +132,8 @@ def describe_recipe(recipe: Mapping[str, Any]) -> Iterator[str]:
         if name in NAMES and value != DEFAULTS[NAMES[name]]:
             yield f"  {name}: {shown(value) if isinstance(value, list) else value}"
     yield f"model: {recipe.get('model', 'unknown')}"
-    for name in ("recording_sha256", "attention_ran", "scores", "dtype", "device", "bits"):
+    names = ("drafter", "recording_sha256", "attention_ran", "scores", "dtype", "device", "bits")
+    for name in names:
         if recipe.get(name) is not None:
             yield f"  {name}: {recipe[name]}"
     versions = recipe["versions"]
@@ -139,20 +146,37 @@ def model_in(recipe: Mapping, path: Path) -> str:
 
     A converted folder lies wherever it lies; and what anybody's sound file names is not downloaded.
     """
-    name = recipe.get("model")
+    return _known_model(recipe.get("model"), "model", path)
+
+
+def drafter_in(recipe: Mapping, path: Path) -> str | None:
+    """The same of its drafter; None if it has none."""
+    name = recipe.get("drafter")
+    return None if name is None else _known_model(name, "drafter", path)
+
+
+def _known_model(name: object, flag: str, path: Path) -> str:
     known = {*MODELS, *(spec.repo for spec in MODELS.values() if spec.repo)}
     if not isinstance(name, str) or name not in known:
         raise ValueError(
-            f"{path} was made with the model {shown(name)}: give it as --model, a folder or a hub "
-            f"repository OWNER/NAME"
+            f"{path} was made with the {flag} {shown(name)}: give it as --{flag}, a folder or a "
+            f"hub repository OWNER/NAME"
         )
     return name
 
 
-def warn_of_changes(recipe: Mapping, pipe: AudioLDM2Pipeline, recording_sha256: str | None) -> None:
+def warn_of_changes(
+    recipe: Mapping,
+    pipe: AudioLDM2Pipeline,
+    drafter: AudioLDM2Pipeline | None,
+    recording_sha256: str | None,
+) -> None:
     """Warn if what a recipe names by the same name is something else by now."""
-    if recipe.get("model") == pipe.config.name and recipe.get("model_files") != pipe.config.files:
-        warnings.warn(f"the weights of {pipe.config.name} are others than then", stacklevel=2)
+    for kind, used in {"model": pipe, "drafter": drafter}.items():
+        if used is None or recipe.get(kind) != used.config.name:
+            continue
+        if recipe.get(f"{kind}_files") != used.config.files:
+            warnings.warn(f"the weights of {used.config.name} are others than then", stacklevel=2)
     before = recipe.get("recording_sha256")
     if before and recording_sha256 and before != recording_sha256:
         warnings.warn("the recording is another than then", stacklevel=2)

@@ -71,6 +71,7 @@ class BatchRun:
         clips: of this process.
         batch_size: clips per batch; does not change the results.
         force: make finished clips again, and replace clips that were made with other settings.
+        drafter: takes some of the steps of every clip, if there is one.
 
     Raises:
         ValueError: a file that is in the way of a clip (`check_replaceable`).
@@ -87,11 +88,13 @@ class BatchRun:
         *,
         batch_size: int = 1,
         force: bool = False,
+        drafter: AudioLDM2Pipeline | None = None,
     ):
         check_number("batch_size", batch_size, 1, 10000)
-        self.pipe, self.report, missing = pipe, Report(), []
+        self.pipe, self.drafter, self.report, missing = pipe, drafter, Report(), []
         for clip in clips:
-            if is_missing(pipe.config, clip, force=force):
+            second = None if drafter is None else drafter.config
+            if is_missing(pipe.config, clip, force=force, drafter=second):
                 missing.append(clip)
             else:
                 self.report.kept.append(str(clip.path))
@@ -131,7 +134,7 @@ class BatchRun:
         # 1. Together
         outputs, reason = [], ""
         try:
-            outputs = make_clips(self.pipe, batch, on_step)
+            outputs = make_clips(self.pipe, batch, on_step, drafter=self.drafter)
         except Exception as error:  # whatever it is, the run goes on and reports it at its end
             reason = reason_of(error)
         # 2. Or one by one, or not at all
@@ -146,7 +149,7 @@ class BatchRun:
 
     def _save(self, clip: ClipRequest, output: AudioOutput, on_clip) -> None:
         try:
-            save_clip(self.pipe, clip, output)
+            save_clip(self.pipe, clip, output, self.drafter)
         except Exception as error:  # of decoding too
             self.report.failed[str(clip.path)] = reason_of(error)
         else:

@@ -120,7 +120,7 @@ def _offloading(pipe: AudioLDM2Pipeline, dtype: str) -> Row:
     ours = sum(w.numel() for n in (pipe.unet, pipe.vae, pipe.vocoder) for w in n.parameters())
     text = sum(weight.numel() for weight in pipe.text.parameters())
     frames = ClipLength(pipe.config.trained_seconds, pipe.config).latent_frames
-    needed = itemsize * ours + 4 * text + denoising_bytes(pipe.config, frames, 1, itemsize)
+    needed = itemsize * ours + 4 * text + denoising_bytes(pipe.config, frames, itemsize)
     about = f"about {needed / 1e9:.1f} GB for all networks and a clip of the trained length"
     if pipe.device.type != "cuda":
         return Row("memory", about)

@@ -30,6 +30,14 @@ ModelFlag = Annotated[
         "hub repository OWNER/NAME."
     ),
 ]
+NO_DRAFTER = "none"
+DrafterFlag = Annotated[
+    str,
+    MODEL(
+        help="A second model with the same latents, which takes some of the steps "
+        "(--drafter-interval); named as --model, or none."
+    ),
+]
 DeviceFlag = Annotated[
     str, MODEL(help="auto, cuda, mps or cpu; several for --parallel, as cuda:0,cuda:1.")
 ]

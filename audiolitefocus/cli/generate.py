@@ -10,7 +10,9 @@ from audiolitefocus.cli.cluster import make_on_ray
 from audiolitefocus.cli.command import (
     CLUSTER,
     FILES,
+    NO_DRAFTER,
     DeviceFlag,
+    DrafterFlag,
     DtypeFlag,
     ModelFlag,
     OffloadFlag,
@@ -77,6 +79,7 @@ def generate(
         CLUSTER(help="Default: one for each GPU, or for every four CPUs.", min=1),
     ] = None,
     model: ModelFlag = "audioldm2",
+    drafter: DrafterFlag = NO_DRAFTER,
     device: DeviceFlag = "auto",
     dtype: DtypeFlag = "auto",
     offload: OffloadFlag = False,
@@ -94,20 +97,25 @@ def generate(
         raise ValueError("give a prompt, --prompts FILE or --like CLIP")
     if ray is None and (workers is not None or (output is not None and "://" in output)):
         raise ValueError("--workers, and URLs as --out, need --ray local, auto or HOST:PORT")
-    if ray is not None and prompts is None:
-        raise ValueError("--ray needs --prompts FILE")
+    if ray is not None and (prompts is None or drafter != NO_DRAFTER):
+        raise ValueError("--ray needs --prompts FILE, and no --drafter")
     place = None if output is None else Path(output)
 
-    def load(device: str = device, model: str = model, dtype: str = dtype):
+    def load(
+        device: str = device, model: str = model, drafter: str = drafter, dtype: str = dtype
+    ) -> tuple:
+        """The model, and its drafter or None."""
         from audiolitefocus.pipeline import AudioLDM2Pipeline
 
-        return AudioLDM2Pipeline.from_pretrained(model, dtype=dtype, device=device, offload=offload)
+        options: dict[str, Any] = {"dtype": dtype, "device": device, "offload": offload}
+        names = (model,) if drafter == NO_DRAFTER else (model, drafter)
+        loaded = [AudioLDM2Pipeline.from_pretrained(name, **options) for name in names]
+        return loaded[0], loaded[1] if len(loaded) > 1 else None
 
     # 2. Make it
     if like is not None:
-        own = {
-            name: value for name, value in {"model": model, "dtype": dtype}.items() if name in given
-        }
+        models = {"model": model, "drafter": drafter, "dtype": dtype}
+        own = {name: value for name, value in models.items() if name in given}
         _make_like(like, prompt, place, changes, load, own, bits=bits, force=force)
         return
     chosen = _options(changes)
@@ -134,7 +142,7 @@ def generate(
     elif prompt is not None:
         from audiolitefocus.batch.clips import plan
 
-        _make_one(plan(prompt, place, chosen, force=force, bits=bits), load())
+        _make_one(plan(prompt, place, chosen, force=force, bits=bits), *load())
 
 
 def _options(changes: dict[str, object]) -> GenerationOptions:
@@ -154,23 +162,27 @@ def _make_like(
     bits: int | None,
     force: bool,
 ) -> None:
-    """A clip by the recipe of another, with changes; `own` are the model and dtype as given."""
+    """A clip by the recipe of another, with changes; `own` are models and dtype as given."""
     from audiolitefocus.batch import recipes
     from audiolitefocus.batch.clips import plan
 
     recipe = recipes.find_recipe(like)
-    chosen = _options(recipes.options_of(recipe, changes))
     model = own.get("model") or recipes.model_in(recipe, like)
+    drafter = own.get("drafter") or recipes.drafter_in(recipe, like) or NO_DRAFTER
+    if drafter == NO_DRAFTER:
+        recipe = {**recipe, "drafter_interval": None}
+    chosen = _options(recipes.options_of(recipe, changes))
     dtype = own.get("dtype") or recipes.dtype_in(recipe)
     text = recipe["prompt"] if prompt is None else prompt
     clip = plan(text, output, chosen, force=force, bits=bits or recipes.bits_in(recipe, output))
-    pipe = load(model=model, dtype=dtype)
+    pipe, second = load(model=model, drafter=drafter, dtype=dtype)
     same_recording = not changes.keys() & {"init_audio", "continue_audio"}
-    recipes.warn_of_changes(recipe, pipe, clip.recording_sha256 if same_recording else None)
-    _make_one(clip, pipe)
+    digest = clip.recording_sha256 if same_recording else None
+    recipes.warn_of_changes(recipe, pipe, second, digest)
+    _make_one(clip, pipe, second)
 
 
-def _make_one(clip, pipe) -> None:
+def _make_one(clip, pipe, drafter) -> None:
     from tqdm import tqdm
 
     from audiolitefocus.batch import clips
@@ -182,8 +194,9 @@ def _make_one(clip, pipe) -> None:
             [clip],
             lambda step, timestep, latents: bar.update(len(latents)),
             lambda done, total: bar.set_postfix_str(f"decoding {done / total:.0%}"),
+            drafter,
         )
-        clips.save_clip(pipe, clip, made)
+        clips.save_clip(pipe, clip, made, drafter)
     typer.echo(_line(clip, made))
 
 
@@ -196,7 +209,8 @@ def _make_many(
     from audiolitefocus.batch.run import BatchRun, own_share, rank_and_world
 
     clips = own_share(read_prompts(prompts, folder, options, bits=bits))
-    run = BatchRun(load(), clips, batch_size=batch_size, force=force)
+    pipe, drafter = load()
+    run = BatchRun(pipe, clips, batch_size=batch_size, force=force, drafter=drafter)
     silent = rank_and_world()[0] > 0 or not run.batches
     with tqdm(total=run.steps, desc=printable(prompts.name), unit="step", disable=silent) as bar:
         report = run.run(bar.update, lambda *clip: tqdm.write(_line(*clip)))

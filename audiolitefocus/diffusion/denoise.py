@@ -1,6 +1,7 @@
-"""The denoising loop: UNet, sampler and guidance, with everything constant computed once."""
+"""The denoising loop: networks, sampler and guidance, with everything constant computed once."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -9,11 +10,13 @@ from audiolitefocus.attention.settings import Attention
 from audiolitefocus.config import ScheduleConfig
 from audiolitefocus.diffusion import samplers
 from audiolitefocus.diffusion.branches import Branches, OneNetwork
-from audiolitefocus.diffusion.guidance import Agreement, guidance_scales
+from audiolitefocus.diffusion.drafter import Drafter, OneModel, with_drafter
+from audiolitefocus.diffusion.guided import GuidedNoise
 from audiolitefocus.diffusion.inpaint import KnownLatents
 from audiolitefocus.diffusion.network import Evaluate, Network, Run
 from audiolitefocus.diffusion.noise import ClipNoise
 from audiolitefocus.diffusion.schedule import add_noise, alphas_cumprod, timesteps_of
+from audiolitefocus.diffusion.windows import REFERENCE, Layout, WindowedNoise, share_nothing
 from audiolitefocus.models.condition import Condition
 from audiolitefocus.models.unet import UNet
 from audiolitefocus.ops.transfer import to_device
@@ -33,8 +36,11 @@ def denoise(
     attention: Attention = "dense",
     fresh: ClipNoise | None = None,
     known: KnownLatents | None = None,
+    window: int | None = None,
     evaluate: Evaluate | None = None,
     branches: Callable[[Run], Branches] | None = None,
+    others: Sequence[Network] = (),
+    drafter: Drafter | None = None,
     step_end: StepEnd | None = None,
 ) -> Iterator[Tensor]:
     """Denoise clips together.
@@ -46,10 +52,13 @@ def denoise(
         options: sampler, steps, eta, guidance scale, and strength where a recording is varied.
         schedule: of training.
         attention: "dense", settings, or their text.
-        fresh: noise for "ddim" with eta above 0.
+        fresh: noise for samplers that add some in every step.
         known: latents of a recording to start from, or to keep in part.
+        window: frames of the windows in which longer clips are denoised (`windows`).
         evaluate: `unet.evaluate`, or a compiled form of it.
         branches: makes what predicts the noise; default: `OneNetwork` of `unet` and `evaluate`.
+        others: copies of the network on other devices, among which windows are shared out.
+        drafter: a second model, which takes the options' `drafted_steps`.
         step_end: called as step_end(step, timestep, latents) after every step; returns the latents
             to go on with.
 
@@ -62,11 +71,33 @@ def denoise(
     timesteps = timesteps_of(options.sampler, steps, schedule.train_steps, taken)
     levels = [alphas[t] for t in timesteps]
     run = Run(len(noise), condition, negative, options, timesteps, levels, attention, known)
-    network = Network(unet, evaluate or unet.evaluate)
-    predict = GuidedNoise(run, branches(run) if branches else OneNetwork(run, network))
+    networks = [Network(unet, evaluate or unet.evaluate), *others]
 
-    # 2. Where it starts, and what stays
+    @cache
+    def model(copies: int, number: int) -> OneModel:
+        own = run.repeated(copies)
+        make = branches or partial(OneNetwork, network=networks[number])
+        main = GuidedNoise(own, make(own))
+        return with_drafter(main, drafter, own, copies, alphas) if drafter else main
+
+    # 2. At once, or in windows
     latents = noise.to(device, torch.float32)
+    predict: samplers.Predict
+    if window is None or window >= noise.shape[2]:
+        predict, share = model(1, 0), share_nothing
+    else:
+        predict = windows = WindowedNoise(
+            Layout(noise.shape[2], window),
+            lambda copies, group: model(copies, group % len(networks)).afresh(),
+            len(noise),
+            # frames of a recording differ, whatever their noise
+            round(REFERENCE * taken) if known is None else 0,
+            device,
+        )
+        share = windows.share
+        latents = share(latents, 0)
+
+    # 3. Where it starts, and what stays
     restore: samplers.Restore = samplers.restore_nothing
     if known is not None:
         known = known.to(device)
@@ -78,41 +109,20 @@ def denoise(
         latents = restore(latents, step)
         return latents if step_end is None else step_end(step, timesteps[step], latents)
 
-    # 3. Noise -> latents
+    # 4. Noise -> latents
+    source, shape = fresh or ClipNoise(None, len(latents)), latents.shape[1:]
+
+    def fresh_noise(step: int) -> Tensor:
+        return share(to_device(source.fresh(shape), device), step)
+
+    arguments = predict, latents, timesteps, alphas
     if options.sampler == "dpm++":
-        yield from samplers.dpm_solver(predict, latents, timesteps, alphas, restore=finish_step)
+        yield from samplers.dpm_solver(*arguments, restore=finish_step)
+    elif options.sampler == "unipc":
+        yield from samplers.unipc(*arguments, restore=finish_step)
+    elif options.sampler == "sde-dpm++":
+        yield from samplers.sde_dpm_solver(*arguments, noise=fresh_noise, restore=finish_step)
     else:
-        source, shape = fresh or ClipNoise(None, len(latents)), latents.shape[1:]
         yield from samplers.ddim(
-            predict,
-            latents,
-            timesteps,
-            alphas,
-            eta=options.eta,
-            noise=lambda: to_device(source.fresh(shape), device),
-            restore=finish_step,
+            *arguments, eta=options.eta, noise=fresh_noise, restore=finish_step
         )
-
-
-class GuidedNoise:
-    """Called with latents and the number of a step: the noise in them, guided.
-
-    One call of `denoise` has one.
-
-    Args:
-        run, branches: the call, and what predicts the noise in it.
-    """
-
-    def __init__(self, run: Run, branches: Branches):
-        self.branches, self.levels = branches, run.levels
-        interval, steps = run.options.guidance_interval or (0.0, 1.0), len(run.timesteps)
-        scale = run.options.guidance_scale if run.negative is not None else 1.0
-        self.scales = guidance_scales(scale, interval, steps)
-        self.agreement = Agreement(run.options.adaptive_guidance, run.clips)
-
-    def __call__(self, latents: Tensor, step: int) -> Tensor:
-        """(clips, 8, t, 16) -> as many, float32."""
-        if self.scales[step] == 1 or self.agreement.of_all():
-            return self.branches(latents, step, 1)
-        noise = self.branches(latents, step, 2)
-        return self.agreement.guide(noise, self.scales[step], latents, self.levels[step])

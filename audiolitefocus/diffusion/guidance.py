@@ -49,6 +49,10 @@ class Agreement:
     def __init__(self, threshold: float | None, clips: int):
         self.threshold, self.agreed = threshold, torch.zeros(clips, dtype=torch.bool)
 
+    def afresh(self) -> "Agreement":
+        """The same for as many other clips."""
+        return Agreement(self.threshold, len(self.agreed))
+
     def of_all(self) -> bool:
         """True once no clip needs guidance."""
         return bool(self.agreed.all())

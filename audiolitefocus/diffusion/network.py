@@ -1,7 +1,7 @@
 """A UNet on its device, and what it needs in the steps of one call."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from audiolitefocus.attention.modules import CrossAttention, SelfAttention
 from audiolitefocus.attention.plan import Attend
 from audiolitefocus.attention.settings import Attention
 from audiolitefocus.diffusion.inpaint import KnownLatents
-from audiolitefocus.models.condition import Condition, stack_conditions
+from audiolitefocus.models.condition import Condition, repeat_condition, stack_conditions
 from audiolitefocus.models.layers import StepInputs
 from audiolitefocus.models.unet import UNet
 from audiolitefocus.options import GenerationOptions
@@ -51,10 +51,22 @@ class Run:
     condition: Condition
     negative: Condition | None
     options: GenerationOptions
-    timesteps: Sequence[int]
+    timesteps: Sequence[float]
     levels: Sequence[float]
     attention: Attention
     known: KnownLatents | None = None
+
+    def repeated(self, copies: int) -> "Run":
+        """For so many windows of every clip, those of one clip together."""
+        if copies == 1:
+            return self
+        negative = None if self.negative is None else repeat_condition(self.negative, copies)
+        return replace(
+            self,
+            clips=copies * self.clips,
+            condition=repeat_condition(self.condition, copies),
+            negative=negative,
+        )
 
 
 class StepPlanner:

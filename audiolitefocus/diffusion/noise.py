@@ -63,6 +63,15 @@ class ClipNoise:
         return _normal(self.fresh_streams, shape)
 
 
+def seeded_streams(
+    generator: torch.Generator | Sequence[torch.Generator] | None, seed: int | None
+) -> torch.Generator | Sequence[torch.Generator] | None:
+    """The caller's generators, or one made from the seed. Raises ValueError for both."""
+    if generator is not None and seed is not None:
+        raise ValueError("give either seed or generator")
+    return generator if seed is None else torch.Generator().manual_seed(seed)
+
+
 def initial_latents(
     given: Tensor | np.ndarray | None,
     noise: ClipNoise,

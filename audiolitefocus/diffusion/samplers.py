@@ -30,7 +30,7 @@ def ddim(
     alphas: Sequence[float],
     *,
     eta: float,
-    noise: Callable[[], Tensor],
+    noise: Callable[[int], Tensor],
     restore: Restore = restore_nothing,
 ) -> Iterator[Tensor]:
     """Denoising diffusion implicit models (Song et al. 2021, equations 12 and 16).
@@ -41,7 +41,7 @@ def ddim(
         timesteps: decreasing, `schedule.ddim_timesteps`.
         alphas: `schedule.alphas_cumprod`. The last step goes to alphas[0], as trained, not to 1.
         eta: 0 deterministic, 1 as much fresh noise as DDPM.
-        noise: fresh Gaussian noise of the latents' shape; not called when eta is 0.
+        noise: fresh Gaussian noise of the latents' shape for step i; not called when eta is 0.
         restore: given the latents after step i of `timesteps`.
     """
     ends = [alphas[t] for t in timesteps] + [alphas[0]]
@@ -53,7 +53,7 @@ def ddim(
         clean = (latents - math.sqrt(1 - alpha) * epsilon) / math.sqrt(alpha)
         latents = math.sqrt(alpha_next) * clean + math.sqrt(1 - alpha_next - sigma**2) * epsilon
         if eta > 0:
-            latents = latents + sigma * noise()
+            latents = latents + sigma * noise(step)
         latents = restore(latents, step)
         yield latents
 
@@ -87,6 +87,101 @@ def dpm_solver(
         latents = (
             math.sqrt((1 - after) / (1 - now)) * latents
             - math.sqrt(after) * math.expm1(-h) * direction
+        )
+        previous, log_step = clean, h
+        latents = restore(latents, step)
+        yield latents
+
+
+def unipc(
+    predict: Predict,
+    latents: Tensor,
+    timesteps: Sequence[int],
+    alphas: Sequence[float],
+    *,
+    restore: Restore = restore_nothing,
+) -> Iterator[Tensor]:
+    """UniPC of order 2 with B2(h) (Zhao et al. 2023, algorithms 5 and 6), on clean latents.
+
+    The predictor is `dpm_solver`'s step. The evaluation at its end, which the next step needs
+    anyway, then corrects that end. Args as in `dpm_solver`.
+    """
+    start, estimates, logs = latents, [], []  # of steps before, the newest last
+    for step, (now, after) in enumerate(pairwise([*(alphas[t] for t in timesteps), 1.0])):
+        clean = (latents - math.sqrt(1 - now) * predict(latents, step)) / math.sqrt(now)
+        if after == 1.0:
+            yield restore(clean, step)
+            return
+        # UniC: where this step starts, once more from where the last one started
+        if estimates:
+            before = alphas[timesteps[step - 1]]
+            direction = corrected_direction(clean, estimates, logs)
+            latents = exact_step(start, direction, before, now)
+        # UniP: the estimate, extrapolated by its last change where there is one
+        h, direction = half_log_snr(after) - half_log_snr(now), clean
+        if estimates:
+            direction = clean + (clean - estimates[-1]) * (h / logs[-1]) / 2
+        start, estimates, logs = latents, [*estimates, clean][-2:], [*logs, h][-2:]
+        latents = restore(exact_step(latents, direction, now, after), step)
+        yield latents
+
+
+def corrected_direction(clean: Tensor, estimates: list[Tensor], logs: list[float]) -> Tensor:
+    """The constant that stands for the clean estimates along a step whose end is known by now.
+
+    Args:
+        clean: estimated at the end of the step.
+        estimates: at its start, and before that at the start of the step before it.
+        logs: these steps in half log SNR.
+    """
+    *older, first = estimates
+    h = logs[-1]
+    if not older:
+        return first + (clean - first) / 2
+    # two conditions of order, as in the paper's equation 5 with B2(h) = exp(-h) - 1
+    decay = math.expm1(-h)
+    once = 1 / -h - 1 / decay
+    twice = 2 * (once / -h - 0.5 / decay)
+    ratio = -logs[-2] / h
+    share = (once - twice) / (1 - ratio)
+    return first + share / ratio * (older[-1] - first) + (once - share) * (clean - first)
+
+
+def exact_step(latents: Tensor, direction: Tensor, now: float, after: float) -> Tensor:
+    """From one share of signal to another, exact for a clean estimate that stays."""
+    h = half_log_snr(after) - half_log_snr(now)
+    kept = math.sqrt((1 - after) / (1 - now)) * latents
+    return kept - math.sqrt(after) * math.expm1(-h) * direction
+
+
+def sde_dpm_solver(
+    predict: Predict,
+    latents: Tensor,
+    timesteps: Sequence[int],
+    alphas: Sequence[float],
+    *,
+    noise: Callable[[int], Tensor],
+    restore: Restore = restore_nothing,
+) -> Iterator[Tensor]:
+    """SDE-DPM-Solver++(2M) (Lu et al. 2022, appendix; midpoint): `dpm_solver` with fresh noise.
+
+    Args as in `dpm_solver`; `noise` as in `ddim`, called in all steps but the last.
+    """
+    previous, log_step = None, 0.0
+    for step, (now, after) in enumerate(pairwise([*(alphas[t] for t in timesteps), 1.0])):
+        clean = (latents - math.sqrt(1 - now) * predict(latents, step)) / math.sqrt(now)
+        if after == 1.0:
+            yield restore(clean, step)
+            return
+        h = half_log_snr(after) - half_log_snr(now)
+        direction = clean
+        if previous is not None:
+            direction = clean + (clean - previous) * (h / log_step) / 2
+        share = -math.expm1(-2 * h)  # of the variance that is fresh
+        latents = (
+            math.sqrt((1 - after) / (1 - now)) * math.exp(-h) * latents
+            + math.sqrt(after) * share * direction
+            + math.sqrt((1 - after) * share) * noise(step)
         )
         previous, log_step = clean, h
         latents = restore(latents, step)

@@ -10,6 +10,7 @@ both, on two devices, on the same inputs.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -64,6 +65,16 @@ class Parts:
             ahead = self._at_once(latents, step)
         return ahead.to(latents.device, non_blocking=True)
 
+    def afresh(self) -> "Parts":
+        other = copy(self)
+        other.parts = [part.afresh() for part in self.parts]
+        other.second = [part.afresh() for part in self.second]
+        other.forget()
+        return other
+
+    def forget(self) -> None:
+        self.branches, self.ahead = 0, None  # so that the next step is a whole one
+
     def _whole(self, latents: Tensor, step: int) -> Tensor:
         """The noise, each part waiting for the one before it."""
         for part in self.parts:
@@ -116,6 +127,12 @@ class Part:
         noise = self.network.evaluate(latents, inputs)
         self.made = {n: recorded[self.pieces[n]] for n in self.sent}
         return noise
+
+    def afresh(self) -> "Part":
+        """The same for other latents."""
+        other = copy(self)
+        other.received, other.made = {}, {}
+        return other
 
     def receive(self, made: Mapping[int, Tensor]) -> None:
         """Take over those outputs of another part that this one uses."""

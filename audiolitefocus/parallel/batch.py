@@ -27,7 +27,14 @@ def denoise_clips(
     """`denoise` of a group of the clips by each network; its latents are those of the first device.
 
     Groups take turns step by step, so that all devices have work. `step_end` is called for each.
+    Of a clip in windows, each network has groups of them.
     """
+    if others.get("window") is not None:
+        first = networks[0]
+        arguments = noise, condition, negative, options, schedule
+        others |= {"evaluate": first.evaluate, "others": networks[1:]}
+        yield from denoise(first.unet, *arguments, fresh=fresh, **others)
+        return
     fresh = fresh or ClipNoise(None, len(noise))
     groups = shares(len(noise), len(networks))
     runs = [

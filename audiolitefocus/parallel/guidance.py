@@ -1,6 +1,7 @@
 """Both halves of guidance at once, each on a device of its own: what one device makes."""
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import replace
 
 import torch
@@ -41,3 +42,13 @@ class Halves:
         without = self.unconditional(there, step, branches)
         under = self.conditional(latents, step, branches)
         return torch.cat([without.to(latents.device, non_blocking=True), under])
+
+    def afresh(self) -> "Halves":
+        other = copy(self)
+        other.conditional = self.conditional.afresh()
+        other.unconditional = self.unconditional.afresh()
+        return other
+
+    def forget(self) -> None:
+        self.conditional.forget()
+        self.unconditional.forget()

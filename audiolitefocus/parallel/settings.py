@@ -73,14 +73,20 @@ def choose_parallel(choice: Parallel, *, devices: int, clips: int, seconds: floa
 
 
 def check_parallel(
-    parallel: Parallel, *, devices: Sequence[object], guided: bool, reuse: str, compiled: bool
+    parallel: Parallel,
+    *,
+    devices: Sequence[object],
+    guided: bool,
+    reuse: str,
+    refresh: int,
+    compiled: bool,
 ) -> None:
     """Raise ValueError for a strategy that does not fit the pipeline or the call.
 
     Args:
         devices: of the pipeline.
         guided: False for a call without guidance.
-        reuse: the option's text.
+        reuse, refresh: the options, one of them as text.
         compiled: True for a pipeline that was compiled.
     """
     name = f"parallel {parallel_text(parallel)}"
@@ -94,8 +100,10 @@ def check_parallel(
         raise ValueError(f"{name} needs guidance: set guidance_scale above 1, or parallel to off")
     if not isinstance(parallel, AsyncDiff):
         return
-    if reuse != "off":
-        raise ValueError(f"{name} has parts from earlier steps already: set reuse {reuse} to off")
+    if reuse != "off" or refresh > 1:
+        raise ValueError(
+            f"{name} has parts from earlier steps already: leave out reuse and refresh"
+        )
     if compiled:
         raise ValueError(f"{name} does not run compiled: leave out compile, or choose guidance")
 

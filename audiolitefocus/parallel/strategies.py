@@ -23,14 +23,29 @@ Denoise: TypeAlias = Callable[..., Iterator[Tensor]]
 
 
 def choose_strategy(
-    options: GenerationOptions, networks: Sequence[Network], clips: int, seconds: float
+    options: GenerationOptions,
+    networks: Sequence[Network],
+    clips: int,
+    seconds: float,
+    *,
+    windowed: bool = False,
+    drafted: bool = False,
 ) -> Parallel:
     """The strategy for a call; what "auto" means is decided here.
+
+    Args:
+        clips, seconds: their number and length.
+        windowed: True for clips in windows, which are shared out like clips.
+        drafted: True if a second model takes some of the steps, which has one device.
 
     Raises:
         ValueError: one that does not fit the networks' devices or the other options.
     """
-    guided = options.guidance_scale > 1
+    if drafted:
+        if options.parallel not in ("auto", "off"):
+            raise ValueError("parallel: a drafter works on one device; leave out one of them")
+        return "off"
+    guided, clips = options.guidance_scale > 1, clips + windowed
     shareable = guided or clips > 1  # one clip in one branch is not shared without being changed
     chosen = choose_parallel(
         options.parallel,
@@ -43,6 +58,7 @@ def choose_strategy(
         devices=[network.device for network in networks],
         guided=guided,
         reuse=reuse_text(options.reuse),
+        refresh=options.refresh,
         compiled=networks[0].is_compiled,
     )
     return chosen

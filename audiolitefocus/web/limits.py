@@ -8,6 +8,7 @@ from audiolitefocus.options import GenerationOptions
 from audiolitefocus.pipeline import AudioLDM2Pipeline
 from audiolitefocus.validation import check_number, check_texts
 
+NOT_SERVED = ("drafter_interval",)  # a second model is not loaded
 TEXT_CHARACTERS = 4096  # of a prompt; T5 reads at most its first 512 tokens
 
 

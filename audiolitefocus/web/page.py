@@ -18,7 +18,7 @@ from audiolitefocus.output import AudioOutput  # noqa: E402
 from audiolitefocus.pipeline import AudioLDM2Pipeline  # noqa: E402
 from audiolitefocus.web import attention_tab  # noqa: E402
 from audiolitefocus.web.form import USES, component, read_options  # noqa: E402
-from audiolitefocus.web.limits import Limits  # noqa: E402
+from audiolitefocus.web.limits import NOT_SERVED, Limits  # noqa: E402
 from audiolitefocus.web.look import CSS, SHOW_RESULTS, one_line, status, theme  # noqa: E402
 from audiolitefocus.web.making import PageJob, follow, plan  # noqa: E402
 from audiolitefocus.web.results import SLOTS, Results  # noqa: E402
@@ -97,7 +97,7 @@ class Page:
         self._build_recording()
         groups: dict[str, list[str]] = {}
         for name, option in OPTIONS.items():
-            if option.rule is not SOUND and name not in self.fields:
+            if option.rule is not SOUND and name not in (*self.fields, *NOT_SERVED):
                 groups.setdefault(option.group, []).append(name)
         for caption, names in groups.items():
             with gr.Accordion(caption, open=caption in OPEN), gr.Row():

@@ -25,6 +25,7 @@ from audiolitefocus.options import (
 from audiolitefocus.pipeline import AudioLDM2Pipeline
 from audiolitefocus.validation import Choice, Number, Rule, check_rule, shown
 from audiolitefocus.web.limits import (
+    NOT_SERVED,
     Limits,
     check_for_model,
     check_no_file,
@@ -34,7 +35,7 @@ from audiolitefocus.web.limits import (
 from audiolitefocus.web.sounds import FORMATS, STREAMED
 
 CALLED = {"audio_length_in_s": "audio_length"}  # as other servers call it
-FIELD = {CALLED.get(name, name): name for name in OPTIONS}
+FIELD = {CALLED.get(name, name): name for name in OPTIONS if name not in NOT_SERVED}
 NEUTRAL = {"speed": 1, "audio_start": 0}  # fields of other servers, accepted where they do nothing
 RECORDINGS = [name for name, option in OPTIONS.items() if option.rule is SOUND]
 FORMAT = Choice(tuple(FORMATS))

@@ -69,6 +69,7 @@ def measure(case: dict, model: str, steps: int, threads: int | None) -> dict:
         sampler="dpm++",
         attention=case["attention"],
         decode=case["decode"],
+        windows=case["windows"],
         seed=0,
     )
     ends: list[float] = []
@@ -88,7 +89,7 @@ def measure(case: dict, model: str, steps: int, threads: int | None) -> dict:
         "denoising_bytes": denoising.memory,
         "decoding_bytes": saving.memory,
         "peak_bytes": status("VmHWM"),
-        "estimated_bytes": round(denoising_bytes(pipe.config, length.latent_frames, 1, 4)),
+        "estimated_bytes": round(denoising_bytes(pipe.config, length.latent_frames, 4)),
     }
 
 
@@ -125,6 +126,7 @@ def markdown(records: list[dict]) -> str:
         step, saving = row["step_processor_seconds"], row["decoding_processor_seconds"]
         sizes = [row[f"{phase}_bytes"] - row["loaded_bytes"] for phase in ("denoising", "decoding")]
         name = row["attention"] + ", decoded whole" * (row["decode"] == "whole")
+        name += ", in windows" * (row.get("windows", "off") != "off")
         lines.append(
             f"| {row['seconds']:g} s | {name} | {step:.2f} s | {saving:.1f} s | "
             f"{FAST_STEPS * step + saving:.0f} s | {_gb(sizes[0])} | {_gb(sizes[1])} | "
@@ -141,7 +143,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--seconds", type=float, nargs="+", default=SECONDS)
-    add("--attention", nargs="+", default=VARIANTS, help="+whole, +tiled: how it is decoded")
+    add(
+        "--attention",
+        nargs="+",
+        default=VARIANTS,
+        help="+whole, +tiled: how it is decoded; +windows=auto",
+    )
     add("--dense-up-to", type=float, default=180.0, help="seconds; its time grows as the square")
     add("--steps", type=int, default=3)
     add("--model", default="demo")
@@ -160,8 +167,11 @@ def main() -> None:
     about = {"model": options.model, "steps": options.steps, **machine("cpu")}
     results = []
     for seconds, variant in itertools.product(options.seconds, options.attention):
-        attention, _, decode = variant.partition("+")
-        case = {"seconds": seconds, "attention": attention, "decode": decode or "auto"}
+        attention, _, other = variant.partition("+")
+        case = {"seconds": seconds, "attention": attention, "decode": "auto", "windows": "off"}
+        if other:
+            name, _, value = other.rpartition("=")
+            case[name or "decode"] = value
         if attention == "dense" and seconds > options.dense_up_to:
             continue
         results.append(in_own_process(case, options))

@@ -4,6 +4,7 @@ python -m scripts.evaluate.frontier --clips 200 --seconds 2.56 --out frontier \\
     --full steps=25 --variants steps=17 steps=13 reuse=deepcache:3 "guidance_interval=0:0.8"
 
 A variant is a list of options, NAME=VALUE with commas between; what it does not name is --full's.
+Those that name a drafter_interval are made with the second model, --drafter.
 For each: FAD, KL and CLAP of its clips and how they differ from the full run's, clip by clip; the
 distance of log-mel spectrograms and of latents; counted operations as a share of the full run's;
 and the time of denoising, taken turn by turn. The same command goes on where it was cut off.
@@ -19,13 +20,18 @@ import numpy as np
 import torch
 
 from audiolitefocus.atomic import atomic_file
+from audiolitefocus.attention.settings import Attention
 from audiolitefocus.audio.files import read_sound
+from audiolitefocus.audio.length import ClipLength
 from audiolitefocus.batch.names import slug
 from audiolitefocus.codec.mel import log_mel
 from audiolitefocus.diffusion.guidance import guidance_scales
+from audiolitefocus.diffusion.windows import Layout, window_seconds
 from audiolitefocus.options import GenerationOptions
+from audiolitefocus.pipeline import AudioLDM2Pipeline
 from audiolitefocus.reuse.settings import choose_reuse
 from scripts.benchmark.timing import machine, turns
+from scripts.evaluate.frontier_report import markdown, plot
 from scripts.evaluate.metrics import ClipFeatures, Estimate, mean_estimate
 from scripts.evaluate.references import DEMO_WORLD
 from scripts.evaluate.runner import Evaluation
@@ -39,7 +45,8 @@ class Point:
     """One variant at one length.
 
     Attributes:
-        cost: counted operations over those of the full run; None where they depend on the clip.
+        cost: counted operations over those of the full run; None where they depend on the clip, or
+            where both models reuse.
         time: of denoising over the full run's, by the clock, taken in turns.
         log_mel: mean absolute difference of log-mel spectrograms from the full run's, in nats.
         over_full: metric by metric, less that of the full run, clip by clip.
@@ -65,6 +72,7 @@ def arguments() -> argparse.Namespace:
     add("--reference", default=DEMO_WORLD, help="as in scripts.evaluate.evaluate")
     add("--reference-sounds", type=Path)
     add("--model", default="demo")
+    add("--drafter", help="a second model, as --model")
     add("--clips", type=int, default=200)
     add("--seconds", type=float, required=True)
     add("--full", default="steps=25", help="the run that others are compared with")
@@ -93,12 +101,14 @@ class Frontier:
     def __init__(self, chosen: argparse.Namespace):
         self.chosen, self.evaluation = chosen, Evaluation(chosen)
         self.pipe = self.evaluation.pipe
+        self.drafter: AudioLDM2Pipeline | None = None
+        if chosen.drafter:
+            self.drafter = AudioLDM2Pipeline.from_pretrained(
+                chosen.drafter, device=chosen.device, dtype=chosen.dtype
+            )
         self.references = self.evaluation.references(chosen.seconds)
         self.full = self.options(chosen.full)
-        attention = self.pipe.choose_attention(self.full.attention, chosen.seconds)
-        self.costs = [
-            Costs(self.pipe.config, chosen.seconds, attention, branches) for branches in (1, 2)
-        ]
+        self.counted: dict[tuple, Costs] = {}
         self.full_features: ClipFeatures | None = None
         self.full_sounds: list[Path] = []
 
@@ -115,7 +125,7 @@ class Frontier:
     def point(self, variant: str) -> Point:
         options, chosen = self.options(variant), self.chosen
         label = f"{slug(variant)}-{chosen.seconds:g}"
-        made = self.evaluation.make(self.references, label, options)
+        made = self.evaluation.make(self.references, label, options, self.drafter_of(options))
         captions = [reference.caption for reference in self.references]
         features = self.evaluation.measure(made, self.references, captions, label, paired=True)
         over_full, log_mels, time = None, None, None
@@ -138,6 +148,10 @@ class Frontier:
             over_full=over_full,
         )
 
+    def drafter_of(self, options: GenerationOptions) -> AudioLDM2Pipeline | None:
+        """The second model, for options that have steps for it."""
+        return None if options.drafter_interval is None else self.drafter
+
     def distances(self, made: list[Path]) -> np.ndarray:
         """Mean absolute difference of log-mel spectrograms, of every clip: (n,)."""
         config = self.pipe.config.vocoder
@@ -150,7 +164,8 @@ class Frontier:
 
     def cost(self, options: GenerationOptions) -> float | None:
         """Counted operations over the full run's."""
-        if options.adaptive_guidance is not None:
+        drafts = options.drafter_interval is not None
+        if options.adaptive_guidance is not None or (drafts and options.reuse != "off"):
             return None
         return self.operations(options) / self.operations(self.full)
 
@@ -160,18 +175,35 @@ class Frontier:
         scales = guidance_scales(options.guidance_scale, interval, steps)
         reuse = choose_reuse(options.reuse, options.sampler, steps)
         table = {} if reuse is None else reuse.table(steps)
+        drafted = () if options.drafter_interval is None else options.drafted_steps
+        # a clip at once, or so many windows
+        config, seconds, count = self.pipe.config, self.chosen.seconds, 1
+        if window := window_seconds(options.windows, seconds, config.trained_seconds):
+            frames, length = (ClipLength(s, config).latent_frames for s in (seconds, window))
+            seconds, count = window, len(Layout(frames, length).starts)
         total = 0.0
         for step, scale in enumerate(scales):
-            counted = self.costs[0 if scale == 1 else 1].counted
-            total += counted.with_reused([u for u, row in table.items() if not row[step]])
-        return total
+            costs = self.costs(step in drafted, seconds, options.attention, 1 + (scale != 1))
+            total += costs.counted.with_reused([u for u, row in table.items() if not row[step]])
+        return count * total
+
+    def costs(self, drafts: bool, seconds: float, attention: Attention, branches: int) -> Costs:
+        """Of an evaluation, counted once."""
+        pipe = self.drafter if drafts and self.drafter is not None else self.pipe
+        key = drafts, seconds, pipe.choose_attention(attention, seconds), branches
+        if key not in self.counted:
+            self.counted[key] = Costs(pipe.config, *key[1:])
+        return self.counted[key]
 
     def time(self, options: GenerationOptions) -> float:
         """Time of denoising a few clips over the full run's, in turns."""
         prompts = [str(reference.caption) for reference in self.references[:TIMED_CLIPS]]
 
         def denoise(chosen: GenerationOptions):
-            return lambda: self.pipe(prompts, options=replace(chosen, seed=0), output_type="latent")
+            options, drafter = replace(chosen, seed=0), self.drafter_of(chosen)
+            return lambda: self.pipe(
+                prompts, options=options, drafter=drafter, output_type="latent"
+            )
 
         calls = {"full": denoise(self.full), "this": denoise(options)}
         first = dict.fromkeys(calls, 0.0)
@@ -185,68 +217,16 @@ class Frontier:
         return float(np.median(np.array(taken["this"]) / np.array(taken["full"])))
 
 
-def markdown(points: list[dict]) -> str:
-    """A line for each variant."""
-    lines = [
-        "| clip | variant | cost | time | log-mel | FAD | KL | CLAP % |",
-        "|---:|---|---:|---:|---|---|---|---|",
-    ]
-    for point in sorted(points, key=lambda point: point["seconds"]):
-        cells = [f"{point['seconds']:g} s", f"`{point['variant']}`"]
-        cells += [f"{point[n]:.2f}" if point[n] is not None else "-" for n in ("cost", "time")]
-        cells.append(str(Estimate(**point["log_mel"])) if point["log_mel"] else "-")
-        cells += [entry(point, metric) for metric in ("fad", "kl", "clap")]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def entry(point: dict, metric: str) -> str:
-    """The figure of the full run, the difference from it of others."""
-    if point[metric] is None:
-        return "-"
-    if not point["over_full"]:
-        return str(Estimate(**point[metric]))
-    found = Estimate(**point["over_full"][metric])
-    return f"{found.value:+.2g} ({found.low:+.2g} to {found.high:+.2g})"
-
-
-def plot(points: list[dict], picture: Path) -> None:
-    """Distance of log-mel spectrograms against cost. Needs matplotlib."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    kinds = {"steps": "fewer steps", "reuse": "reuse", "guidance": "less guidance"}
-    for start, label in kinds.items():
-        own = [p for p in points if p["log_mel"] and p["cost"] and p["variant"].startswith(start)]
-        own.sort(key=lambda point: point["cost"])
-        values = [point["log_mel"] for point in own]
-        spread = [
-            [v["value"] - v["low"] for v in values],
-            [v["high"] - v["value"] for v in values],
-        ]
-        x, y = [point["cost"] for point in own], [v["value"] for v in values]
-        line = "-" if start == "steps" else ""
-        axes.errorbar(x, y, yerr=spread, marker="o", linestyle=line, capsize=3, label=label)
-        for point, height in zip(own, y, strict=True):
-            name = Path(point["variant"].split("=", 1)[1]).stem
-            axes.annotate(
-                name, (point["cost"], height), fontsize=7, xytext=(4, 3), textcoords="offset points"
-            )
-    axes.set(
-        xlabel="operations, of the full run",
-        ylabel="log-mel distance from it (nats)",
-        ylim=(0, None),
-    )
-    axes.legend()
-    figure.savefig(picture, dpi=120)
-
-
 def run(chosen: argparse.Namespace) -> list[dict]:
     """All points, old and new."""
+    if not chosen.drafter and any("drafter_interval=" in text for text in chosen.variants):
+        raise ValueError("a variant with drafter_interval needs --drafter")
     frontier = Frontier(chosen)
     path = chosen.results or chosen.out / "frontier.json"
     about = {**frontier.evaluation.about(), "full": chosen.full}
+    if frontier.drafter is not None:
+        config = frontier.drafter.config
+        about |= {"drafter": config.name, "drafter_files": config.files}
     found = {"about": about, "machine": machine("cpu"), "points": []}
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))

@@ -119,7 +119,11 @@ class Evaluation:
         return GenerationOptions.make(None, {**shared, **changes})
 
     def make(
-        self, references: list[Reference], label: str, options: GenerationOptions
+        self,
+        references: list[Reference],
+        label: str,
+        options: GenerationOptions,
+        drafter: AudioLDM2Pipeline | None = None,
     ) -> list[Path]:
         """A clip for every reference; only those that are not there yet are made."""
         folder = self.chosen.out / label
@@ -132,7 +136,7 @@ class Evaluation:
             )
             for i, r in enumerate(references)
         ]
-        run = BatchRun(self.pipe, clips, batch_size=self.chosen.batch_size)
+        run = BatchRun(self.pipe, clips, batch_size=self.chosen.batch_size, drafter=drafter)
         with tqdm(total=run.steps, desc=label, unit="step", disable=not run.batches) as bar:
             report = run.run(bar.update)
         for path, reason in report.failed.items():

@@ -25,7 +25,7 @@ def quick(monkeypatch):
     """Clips without networks: a level by the seed. The list of batches that were made."""
     batches = []
 
-    def make_clips(pipe, clips, on_step):
+    def make_clips(pipe, clips, on_step, drafter=None):
         batches.append([clip.prompt for clip in clips])
         if any("broken" in clip.prompt for clip in clips):
             raise RuntimeError("it is\nbroken")
