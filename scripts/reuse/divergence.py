@@ -16,9 +16,11 @@ from torch import Tensor
 
 from audiolitefocus import AudioLDM2Pipeline, GenerationOptions
 from audiolitefocus.atomic import atomic_file
-from audiolitefocus.diffusion.denoise import GuidedNoise
+from audiolitefocus.diffusion.branches import OneNetwork
 from audiolitefocus.diffusion.drafter import check_drafter, rescaled
 from audiolitefocus.diffusion.guidance import guide
+from audiolitefocus.diffusion.guided import GuidedNoise
+from audiolitefocus.diffusion.network import Network, Run
 from audiolitefocus.diffusion.prompts import Prompts
 from audiolitefocus.diffusion.schedule import alphas_cumprod, timesteps_of
 from audiolitefocus.models.layers import StepInputs
@@ -60,8 +62,7 @@ def predictor(
     theirs, levels, gains = rescaled(timesteps, alphas_cumprod(config.schedule), scale)
     prompts = rollouts.batch(number)
     condition = drafter.encode_prompt(prompts)
-    predict = GuidedNoise(
-        drafter.unet,
+    run = Run(
         len(prompts),
         condition,
         drafter.text.negative(None, condition, options.unconditional),
@@ -69,8 +70,9 @@ def predictor(
         theirs,
         levels,
         drafter.choose_attention(rollouts.chosen.attention, rollouts.seconds),
-        None,
     )
+    network = Network(drafter.unet, drafter.unet.evaluate)
+    predict = GuidedNoise(run, OneNetwork(run, network))
     return predict, gains
 
 

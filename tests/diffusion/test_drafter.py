@@ -13,6 +13,7 @@ from audiolitefocus.diffusion import samplers
 from audiolitefocus.diffusion.denoise import denoise
 from audiolitefocus.diffusion.drafter import Drafter, Turns, rescaled
 from audiolitefocus.diffusion.guidance import guide
+from audiolitefocus.diffusion.network import Network
 from audiolitefocus.diffusion.noise import ClipNoise
 from audiolitefocus.diffusion.schedule import alphas_cumprod, half_log_snr, timesteps_of
 from audiolitefocus.models.condition import Condition, stack_conditions
@@ -51,13 +52,17 @@ def condition(seed: int, width: int) -> Condition:
 def main() -> Drafter:
     """A model with its own text, as a drafter has it."""
     unet = randomize(UNet(CONFIG), 0).eval().requires_grad_(False)
-    return Drafter(unet, condition(1, CONFIG.loa_dim), condition(2, CONFIG.loa_dim))
+    return Drafter(
+        Network(unet, unet.evaluate), condition(1, CONFIG.loa_dim), condition(2, CONFIG.loa_dim)
+    )
 
 
 @pytest.fixture(scope="module")
 def other() -> Drafter:
     unet = randomize(UNet(OTHER), 1).eval().requires_grad_(False)
-    return Drafter(unet, condition(3, OTHER.loa_dim), condition(4, OTHER.loa_dim))
+    return Drafter(
+        Network(unet, unet.evaluate), condition(3, OTHER.loa_dim), condition(4, OTHER.loa_dim)
+    )
 
 
 @torch.inference_mode()
@@ -71,7 +76,7 @@ def run(model: Drafter, options: GenerationOptions, drafter: Drafter | None = No
 
     model, drafter = unguided(model), drafter and unguided(drafter)
     steps = denoise(
-        model.unet,
+        model.network.unet,
         noise,
         model.condition,
         model.negative,
@@ -79,7 +84,7 @@ def run(model: Drafter, options: GenerationOptions, drafter: Drafter | None = No
         ScheduleConfig(),
         attention=attention,
         fresh=ClipNoise([seeded(5)], 1),
-        evaluate=model.evaluate,
+        evaluate=model.network.evaluate,
         drafter=drafter,
     )
     return list(steps)[-1]
@@ -113,7 +118,9 @@ def test_a_mixed_trajectory_is_that_of_both_networks_by_hand(main, other):
     for step, timestep in enumerate(timesteps):
         model = other if step in range(2, 6) else main
         both = stack_conditions([model.negative, model.condition])
-        noise = guide(model.unet(latents, torch.tensor(timestep), both), options.guidance_scale)
+        noise = guide(
+            model.network.unet(latents, torch.tensor(timestep), both), options.guidance_scale
+        )
         now, after = ends[step : step + 2]
         clean = (latents - math.sqrt(1 - now) * noise) / math.sqrt(now)
         latents = math.sqrt(after) * clean + math.sqrt(1 - after) * noise
@@ -128,9 +135,9 @@ def test_nothing_that_was_kept_before_a_turn_is_used_in_it(main, other, order):
     def spying(model: Drafter, number: int) -> Drafter:
         def evaluate(latents, inputs):
             reused[number].append(bool(inputs.reused))
-            return model.unet.evaluate(latents, inputs)
+            return model.network.unet.evaluate(latents, inputs)
 
-        return replace(model, evaluate=evaluate)
+        return replace(model, network=replace(model.network, evaluate=evaluate))
 
     options = replace(
         OPTIONS, reuse=Reuse(4, start=0.0, order=order), drafter_interval=(0.375, 0.75)
@@ -163,8 +170,8 @@ def sampled(sampler: str, predict: Callable, timesteps: list[int]) -> torch.Tens
     if sampler == "dpm++":
         return list(samplers.dpm_solver(predict, latents, timesteps, ALPHAS))[-1]
     noise = torch.randn(STEPS, *latents.shape, generator=seeded(1), dtype=torch.float64)
-    fresh = iter(noise).__next__
-    return list(samplers.ddim(predict, latents, timesteps, ALPHAS, eta=1.0, noise=fresh))[-1]
+    arguments = predict, latents, timesteps, ALPHAS
+    return list(samplers.ddim(*arguments, eta=1.0, noise=lambda step: noise[step]))[-1]
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpm++"])
@@ -215,9 +222,11 @@ def test_the_loop_gives_a_drafter_its_own_level_and_latents(main, other):
 
     def ideal(model: Drafter, variance: float, levels: list[float], steps: list[int]) -> Drafter:
         predict, step = Ideal(variance, levels), iter(steps)
-        return replace(
-            model, evaluate=lambda latents, inputs: predict(latents, next(step)), scale=scale
-        )
+
+        def evaluate(latents, inputs):
+            return predict(latents, next(step))
+
+        return replace(model, network=replace(model.network, evaluate=evaluate), scale=scale)
 
     levels, steps = [ALPHAS[t] for t in timesteps], list(range(STEPS))
     options = replace(OPTIONS, guidance_scale=1.0, drafter_interval=(0.25, 0.75))
