@@ -1,4 +1,4 @@
-"""The command line: audiolitefocus generate | convert | info | check | serve | web.
+"""The command line: audiolitefocus generate | convert | info | check | finetune | serve | web.
 
 Parsing and printing only.
 """
@@ -12,13 +12,14 @@ import typer
 
 from audiolitefocus.cli.check import check
 from audiolitefocus.cli.command import GroupedCommand, app, printable
+from audiolitefocus.cli.finetune import finetune
 from audiolitefocus.cli.generate import generate
 from audiolitefocus.cli.models import convert, info
 from audiolitefocus.cli.serving import serve, web
 
 INTERRUPTED = 130  # exit status after Ctrl-C, as of shells
 
-for command in (generate, convert, info, check, serve, web):  # in the order of --help
+for command in (generate, convert, info, check, finetune, serve, web):  # in the order of --help
     app.command(cls=GroupedCommand)(command)
 
 
