@@ -28,6 +28,7 @@ from audiolitefocus.diffusion.recording import Recording
 from audiolitefocus.diffusion.windows import TOGETHER, window_seconds
 from audiolitefocus.habits import CALLING, LOADING, refuse
 from audiolitefocus.interop import DiffusersHabits
+from audiolitefocus.lora import TakesAdapters
 from audiolitefocus.models.condition import Condition, pad_tokens, repeat_condition
 from audiolitefocus.models.text_encoder import TextEncoder
 from audiolitefocus.models.unet import UNet
@@ -87,7 +88,7 @@ class Request:
     drafter: "AudioLDM2Pipeline | None" = None
 
 
-class AudioLDM2Pipeline(DiffusersHabits):
+class AudioLDM2Pipeline(DiffusersHabits, TakesAdapters):
     """Text to audio. Make one with `from_pretrained`, then call it.
 
     Calls share nothing but the weights: any number of threads may call one pipeline, with different

@@ -1,4 +1,4 @@
-"""The command line: audiolitefocus generate | convert | info | check | serve | web.
+"""The command line: audiolitefocus generate | convert | info | check | finetune | serve | web.
 
 Parsing and printing only.
 """
@@ -13,6 +13,7 @@ import typer
 from audiolitefocus import __version__
 from audiolitefocus.cli.check import check
 from audiolitefocus.cli.command import GroupedCommand, app, printable
+from audiolitefocus.cli.finetune import finetune
 from audiolitefocus.cli.generate import generate
 from audiolitefocus.cli.models import convert, info
 from audiolitefocus.cli.serving import serve, web
@@ -38,7 +39,7 @@ def _without_command(
         typer.echo(context.get_help())
 
 
-for command in (generate, convert, info, check, serve, web):  # in the order of --help
+for command in (generate, convert, info, check, finetune, serve, web):  # in the order of --help
     app.command(cls=GroupedCommand)(command)
 
 

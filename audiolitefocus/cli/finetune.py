@@ -1,0 +1,100 @@
+"""audiolitefocus finetune: train a model's UNet on one's own sounds."""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from audiolitefocus.cli.command import DeviceFlag, ModelFlag, printable
+
+TRAINING = partial(typer.Option, rich_help_panel="Training")
+
+
+def finetune(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder of sounds with metadata.csv or metadata.jsonl, or such a table: columns "
+            "file_name and caption."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the adapter and all else.")],
+    model: ModelFlag = "audioldm2",
+    device: DeviceFlag = "auto",
+    mixed_precision: Annotated[
+        str, TRAINING(metavar="no|bf16|fp16", help="Precision of activations.")
+    ] = "no",
+    steps: Annotated[int, TRAINING(help="Updates of the weights.")] = 1000,
+    batch_size: Annotated[int, TRAINING(help="Clips an evaluation.")] = 4,
+    accumulate: Annotated[int, TRAINING(help="Evaluations an update.")] = 1,
+    rank: Annotated[int, TRAINING(help="Of the adapters.")] = 16,
+    full: Annotated[
+        bool, TRAINING("--full", help="Train all of the UNet, and write a model of its own.")
+    ] = False,
+    learning_rate: Annotated[
+        float | None, TRAINING(help="Default: 1e-4, with --full 1e-5.")
+    ] = None,
+    seconds: Annotated[
+        list[float] | None,
+        TRAINING(
+            "--duration",
+            help="Length of clips; several times for several lengths. Default: as trained.",
+        ),
+    ] = None,
+    attention: Annotated[str, TRAINING(help="As for generate.")] = "auto",
+    dropped: Annotated[
+        float, TRAINING(help="Share of clips that are shown without their text.")
+    ] = 0.1,
+    checkpointing: Annotated[
+        bool, TRAINING("--checkpointing", help="Less memory, a third slower.")
+    ] = False,
+    seed: Annotated[int, TRAINING(help="Of batches and noise.")] = 0,
+    save_every: Annotated[
+        int, TRAINING(help="Updates between two states, from which a killed run goes on.")
+    ] = 200,
+    sample: Annotated[
+        list[str] | None,
+        TRAINING(help="A prompt to make a clip of with every state; may be given several times."),
+    ] = None,
+) -> None:
+    """Fine-tune a model on your own sounds. The same command goes on where it was cut off."""
+    from audiolitefocus.training.settings import Finetuning
+
+    settings = Finetuning(
+        steps=steps,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        rank=rank,
+        full=full,
+        learning_rate=learning_rate,
+        seconds=tuple(seconds or ()),
+        attention=attention,
+        dropped=dropped,
+        checkpointing=checkpointing,
+        seed=seed,
+        save_every=save_every,
+    )
+    from tqdm import tqdm
+
+    from audiolitefocus.training.finetune import finetune as run
+
+    with tqdm(total=steps, unit="update", desc=printable(out.name)) as bar:
+
+        def on_update(update: int, loss: float) -> None:
+            bar.n = update
+            bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+            bar.update(0)
+
+        made = run(
+            data,
+            model,
+            out,
+            settings,
+            device=device,
+            mixed_precision=mixed_precision,
+            prompts=sample or [],
+            say=lambda line: tqdm.write(printable(line)),
+            on_update=on_update,
+        )
+    typer.echo(printable(str(made)))

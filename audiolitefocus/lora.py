@@ -1,0 +1,55 @@
+"""LoRA adapters on a pipeline's UNet, mixed into `AudioLDM2Pipeline`."""
+
+import os
+from pathlib import Path
+
+from audiolitefocus.checkpoints.adapters import SCALE, Adapter, apply_adapters
+from audiolitefocus.models.unet import UNet
+from audiolitefocus.validation import check_rule
+
+
+class TakesAdapters:
+    """Methods that add adapters to the UNet's weights and take them off. Not during a call."""
+
+    folder: Path
+    unet: UNet
+    _adapters: tuple[tuple[Adapter, float], ...] = ()
+
+    @property
+    def adapters(self) -> dict[str, float]:
+        """Names of the adapters that the UNet has, and their scales."""
+        return {adapter.name: scale for adapter, scale in self._adapters}
+
+    def load_lora(self, path: str | os.PathLike, scale: float = 1.0) -> None:
+        """Add an adapter to the UNet's weights, beside those that it has.
+
+        An adapter that is there already gets the new scale.
+
+        Args:
+            path: a folder with adapter_config.json and adapter_model.safetensors, as
+                `audiolitefocus finetune` and PEFT write them.
+            scale: how much of it; 0 is nothing, negative the opposite.
+
+        Raises:
+            ValueError: no LoRA adapter, or one for another model.
+        """
+        adapter = Adapter.read(path)
+        adapter.check(self.unet)
+        scale = check_rule("scale", scale, SCALE)
+        others = [entry for entry in self._adapters if entry[0].sha256 != adapter.sha256]
+        self._set_adapters([*others, (adapter, scale)])
+
+    def unload_lora(self) -> None:
+        """Take all adapters off: the UNet has the weights of its bundle again."""
+        self._set_adapters([])
+
+    def _set_adapters(self, adapters: list[tuple[Adapter, float]]) -> None:
+        """Raise ValueError for two of one name, before anything is changed."""
+        names = [adapter.name for adapter, _ in adapters]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two different adapters are named {', '.join(twice)}: rename one")
+        touched = {
+            layer for adapter, _ in (*self._adapters, *adapters) for layer in adapter.factors
+        }
+        apply_adapters(self.unet, self.folder, adapters, touched)
+        self._adapters = tuple(adapters)

@@ -1,0 +1,115 @@
+"""From a folder of sounds to an adapter, or to a bundle: what `audiolitefocus finetune` does."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from audiolitefocus.audio.length import ClipLength
+from audiolitefocus.pipeline import AudioLDM2Pipeline
+from audiolitefocus.runtime import choose_device
+from audiolitefocus.training.bundle import write_bundle
+from audiolitefocus.training.data import read_examples
+from audiolitefocus.training.encoded import encode_examples
+from audiolitefocus.training.loop import Finetune, check_folder
+from audiolitefocus.training.memory import training_memory
+from audiolitefocus.training.pictures import draw_losses
+from audiolitefocus.training.settings import Finetuning
+from audiolitefocus.validation import check_choice
+
+Say = Callable[[str], object]
+
+
+def finetune(
+    data: Path,
+    model: str,
+    folder: Path,
+    settings: Finetuning,
+    *,
+    device: str = "auto",
+    mixed_precision: str = "no",
+    prompts: Sequence[str] = (),
+    say: Say = print,
+    on_update: Callable[[int, float], object] = lambda update, loss: None,
+) -> Path:
+    """Fine-tune a model on sounds and their captions. A run that was cut off goes on.
+
+    Args:
+        data: see `data.read_examples`.
+        model: as for `AudioLDM2Pipeline.from_pretrained`.
+        folder: for everything that is written; made if it is missing.
+        mixed_precision: "no", "bf16" or "fp16", as in accelerate.
+        prompts: of clips to make whenever a state is saved, into `folder/samples`.
+        say: called with lines for people.
+        on_update: called after every update with their number and the loss.
+
+    Returns:
+        The adapter's folder, which is `folder`; or with `settings.full` that of the new bundle.
+
+    Raises:
+        ValueError, OSError: sounds, captions, model or settings that cannot be used, or the extra
+            `train` is not installed; before anything is trained.
+    """
+    # 1. Sounds, model, folder
+    examples = read_examples(data)
+    accelerator = _accelerator(device, mixed_precision)
+    pipe = AudioLDM2Pipeline.from_pretrained(model, device=accelerator.device)
+    lengths = settings.seconds or (pipe.config.trained_seconds,)
+    settings = dataclasses.replace(settings, seconds=tuple(lengths))
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = pipe.config.files.get("unet.safetensors")
+    check_folder(folder, {"model": pipe.config.name, "unet": weights, **settings.to_json()})
+
+    # 2. What it takes
+    attention = pipe.choose_attention(settings.attention, max(lengths))
+    frames = ClipLength(max(lengths), pipe.config).latent_frames
+    itemsize = 4 if mixed_precision == "no" else 2
+    say(f"{len(examples)} sounds")
+    say(str(training_memory(pipe.config, settings, attention, frames, itemsize=itemsize)))
+
+    # 3. Latents and conditions, once
+    encoded = encode_examples(pipe, examples, max(lengths), folder / "encoded")
+
+    # 4. Train
+    training = Finetune(pipe, encoded, settings, folder, accelerator)
+    if training.done:
+        say(f"going on after {training.done} of {settings.steps} updates")
+
+    def after(update: int, loss: float) -> None:
+        on_update(update, loss)
+        if update % settings.save_every == 0 or update == settings.steps:
+            _make_samples(training, prompts, update)
+
+    training.run(after)
+
+    # 5. Results
+    if accelerator.is_main_process and training.losses:
+        draw_losses(training.losses, folder / "loss.png")
+    return write_bundle(training, folder / "bundle") if settings.full else folder
+
+
+def _accelerator(device: str, mixed_precision: str):
+    missing = [name for name in ("accelerate", "peft", "matplotlib") if find_spec(name) is None]
+    if missing:
+        raise ValueError(f"{', '.join(missing)} missing: pip install 'audiolitefocus[train]'")
+    from accelerate import Accelerator
+
+    check_choice("mixed_precision", mixed_precision, ("no", "bf16", "fp16"))
+    return Accelerator(cpu=choose_device(device).type == "cpu", mixed_precision=mixed_precision)
+
+
+def _make_samples(training: Finetune, prompts: Sequence[str], update: int) -> None:
+    """A clip of each prompt, always from the same noise."""
+    if not prompts or not training.accelerator.is_main_process:
+        return
+    place = training.folder / "samples"
+    place.mkdir(exist_ok=True)
+    with training.averaged():
+        made = training.pipe(
+            list(prompts),
+            num_inference_steps=25,
+            sampler="dpm++",
+            audio_length_in_s=training.settings.seconds[0],
+            seed=0,
+        )
+    made.save(place / f"{update:06d}.wav")

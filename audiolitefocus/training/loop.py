@@ -1,0 +1,229 @@
+"""Fine-tuning: batches, updates, an average of the weights, states to go on from."""
+
+import contextlib
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from audiolitefocus.atomic import atomic_file, atomic_files
+from audiolitefocus.audio.length import ClipLength
+from audiolitefocus.checkpoints.adapters import write_adapter
+from audiolitefocus.models.condition import Condition
+from audiolitefocus.pipeline import AudioLDM2Pipeline
+from audiolitefocus.training.adapters import (
+    add_adapters,
+    as_saved,
+    recompute_activations,
+    trained,
+)
+from audiolitefocus.training.encoded import Encoded
+from audiolitefocus.training.objective import Batch, NoiseLoss, draw_batch
+from audiolitefocus.training.settings import Finetuning
+
+CLIP = 1.0  # norm of the gradients
+BETAS = (0.9, 0.99)
+STATE, SETTINGS, LOSSES = "state.pt", "training.json", "loss.csv"
+
+
+class Finetune:
+    """A fine-tuning in a folder, which goes on where it was cut off.
+
+    Batch and noise of an update depend on the seed and its number alone, so that a run that was cut
+    off ends with the weights of one that was not, on a CPU bit for bit.
+
+    Args:
+        pipe: its UNet is trained in place, on the device of the accelerator.
+        examples: at least as long as the longest of the lengths.
+        settings: of the training.
+        folder: for states, losses and the result.
+        accelerator: of accelerate: device, mixed precision, other processes.
+
+    Raises:
+        ValueError: the folder holds a training with other settings, or a damaged state.
+    """
+
+    def __init__(
+        self,
+        pipe: AudioLDM2Pipeline,
+        examples: Sequence[Encoded],
+        settings: Finetuning,
+        folder: Path,
+        accelerator: Any,
+    ):
+        self.pipe, self.examples, self.settings = pipe, examples, settings
+        self.folder, self.accelerator = folder, accelerator
+        lengths = settings.seconds or (pipe.config.trained_seconds,)
+        self.frames = [ClipLength(s, pipe.config).latent_frames for s in lengths]
+        self.unconditional = unconditional(pipe)
+        # 1. What is trained
+        unet = pipe.unet.to(accelerator.device)
+        if settings.full:
+            unet.requires_grad_(True)
+        else:
+            add_adapters(unet, settings.rank, settings.seed)
+        if settings.checkpointing:
+            recompute_activations(unet)
+        self.parameters = trained(unet)
+        self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
+        optimizer = torch.optim.AdamW(
+            self.parameters.values(),
+            lr=settings.learning_rate or 0.0,
+            betas=BETAS,
+            weight_decay=0.0,
+        )
+        # 2. On what
+        attention = pipe.choose_attention(settings.attention, max(lengths))
+        loss = NoiseLoss(unet, pipe.config.schedule, attention, settings.snr_gamma)
+        self.loss, self.optimizer = accelerator.prepare(loss.to(accelerator.device), optimizer)
+        # 3. Where it stands
+        self.done = 0
+        self._resume()
+
+    def run(self, on_update: Callable[[int, float], object] = lambda update, loss: None) -> None:
+        """Train to the end; `on_update` is called with the number of updates and the loss."""
+        settings = self.settings
+        while self.done < settings.steps:
+            loss = self._update()
+            self.done += 1
+            self.losses.append((self.done, loss))
+            on_update(self.done, loss)
+            if self.done % settings.save_every == 0 or self.done == settings.steps:
+                self.save()
+
+    def save(self) -> None:
+        """State, losses and the result so far, each whole or not at all."""
+        if not self.accelerator.is_main_process:
+            return
+        state = {
+            "trained": {name: p.detach().cpu() for name, p in self.parameters.items()},
+            "average": {name: mean.cpu() for name, mean in self.average.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "done": self.done,
+            "losses": self.losses,
+        }
+        with atomic_files(self.folder / STATE, self.folder / LOSSES) as (part, table):
+            torch.save(state, part)
+            with table.open("w", newline="") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerow(["step", "loss"])
+                writer.writerows((step, f"{loss:.6g}") for step, loss in self.losses)
+        if not self.settings.full:
+            pipe, rank = self.pipe, self.settings.rank
+            tensors = {name: mean.cpu() for name, mean in self.average.items()}
+            write_adapter(self.folder, pipe.config.name, rank, as_saved(tensors))
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """A block in which the UNet has the average of its weights, for clips."""
+        own = {name: p.detach().clone() for name, p in self.parameters.items()}
+        self._set(self.average)
+        try:
+            yield
+        finally:
+            self._set(own)
+
+    def _update(self) -> float:
+        """One update of the weights; returns the mean loss of this process's clips."""
+        settings, total = self.settings, 0.0
+        for group in self.optimizer.param_groups:
+            warm = min(1.0, (self.done + 1) / max(1, settings.warmup))
+            group["lr"] = warm * (settings.learning_rate or 0.0)
+        for part in range(settings.accumulate):
+            batch = self._batch(part).to(self.accelerator.device)
+            last = part == settings.accumulate - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.loss):
+                loss = self.loss(batch).mean() / settings.accumulate
+                self.accelerator.backward(loss)
+            total += float(loss.detach())
+        norm = self.accelerator.clip_grad_norm_(list(self.parameters.values()), CLIP)
+        if not torch.isfinite(torch.as_tensor(norm)):
+            raise ValueError(
+                f"update {self.done + 1}: the gradient is not finite; go on from the last state "
+                f"with a lower learning rate than {settings.learning_rate:g}"
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._follow()
+        return total
+
+    def _batch(self, part: int) -> Batch:
+        place = self.settings.seed, self.done, part, self.accelerator.process_index
+        return draw_batch(
+            self.examples,
+            self.unconditional,
+            self.frames,
+            self.settings.batch_size,
+            torch.Generator().manual_seed(_seed(*place)),
+            dropped=self.settings.dropped,
+            train_steps=self.pipe.config.schedule.train_steps,
+        )
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the average towards the weights, faster in the beginning."""
+        decay = min(self.settings.average, (1 + self.done) / (10 + self.done))
+        for name, parameter in self.parameters.items():
+            self.average[name].lerp_(parameter, 1 - decay)
+
+    @torch.no_grad()
+    def _set(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.copy_(tensors[name])
+
+    def _resume(self) -> None:
+        """Take over a state, if there is one."""
+        self.losses: list[tuple[int, float]] = []
+        path = self.folder / STATE
+        if not path.exists():
+            return
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            self._set({name: tensor for name, tensor in state["trained"].items()})
+            for name, mean in self.average.items():
+                mean.copy_(state["average"][name])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.done = int(state["done"])
+            self.losses = [(int(step), float(loss)) for step, loss in state["losses"]]
+        except Exception as error:  # torch.load raises whatever a damaged file leads it to
+            raise ValueError(
+                f"{path} is damaged or of another training ({str(error).splitlines()[0]}); remove "
+                f"it to begin anew"
+            ) from None
+
+
+def check_folder(folder: Path, about: Mapping[str, object]) -> None:
+    """Write what is trained, and how, or compare it with what is there: `steps` may differ.
+
+    Raises:
+        ValueError: the folder holds a training with other settings.
+    """
+    path = folder / SETTINGS
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        for name, value in json.loads(json.dumps(about)).items():
+            if name not in ("steps", "save_every") and found.get(name) != value:
+                raise ValueError(
+                    f"{folder} holds a training with {name} {found.get(name)}, not {value}: name "
+                    f"another folder"
+                )
+    with atomic_file(path) as part:
+        part.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+@torch.no_grad()
+def unconditional(pipe: AudioLDM2Pipeline) -> Condition:
+    """The condition of clips without a text, on the CPU."""
+    with pipe.on_device(pipe.text):
+        found = pipe.text.unconditional(1)
+    t5, mask = (None if x is None else x.cpu() for x in (found.t5, found.t5_mask))
+    return Condition(found.loa.cpu(), t5, mask)
+
+
+def _seed(*place: int) -> int:
+    return int.from_bytes(hashlib.sha256(repr(place).encode()).digest()[:4], "big")

@@ -1,0 +1,121 @@
+"""What is minimised: how wrong the UNet is about the noise in a batch of clips."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from audiolitefocus.attention.settings import Attention
+from audiolitefocus.config import ScheduleConfig
+from audiolitefocus.diffusion.schedule import alphas_cumprod
+from audiolitefocus.models.condition import Condition, stack_conditions
+from audiolitefocus.models.unet import UNet
+from audiolitefocus.training.encoded import Encoded
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips of one length, noise for them, and how much of it.
+
+    Attributes:
+        latents, noise: (b, 8, t, 16).
+        condition: b entries; that of training without a text for clips that are shown without.
+        steps: (b,) of the noise schedule.
+        seed: of the indices that sparse attention samples.
+    """
+
+    latents: Tensor
+    noise: Tensor
+    condition: Condition
+    steps: Tensor
+    seed: int
+
+    def to(self, device: torch.device) -> "Batch":
+        c = self.condition
+        loa, t5, mask = (None if x is None else x.to(device) for x in (c.loa, c.t5, c.t5_mask))
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name in ("latents", "noise", "steps"):
+            moved[name] = moved[name].to(device)
+        assert loa is not None
+        return Batch(**{**moved, "condition": Condition(loa, t5, mask)})
+
+
+def draw_batch(
+    examples: Sequence[Encoded],
+    unconditional: Condition,
+    frames: Sequence[int],
+    size: int,
+    generator: torch.Generator,
+    *,
+    dropped: float,
+    train_steps: int,
+) -> Batch:
+    """Clips cut out of examples at random, all of one of the lengths.
+
+    Args:
+        frames: the lengths to choose from, none longer than an example.
+        dropped: the share of clips that are shown without their text.
+    """
+
+    def below(count: int) -> int:
+        return int(torch.randint(count, (), generator=generator))
+
+    length = frames[below(len(frames))]
+    chosen = [examples[below(len(examples))] for _ in range(size)]
+    cut = []
+    for example in chosen:
+        first = below(example.latents.shape[1] - length + 1)
+        cut.append(example.latents[:, first : first + length])
+    without = torch.rand(size, generator=generator) < dropped
+    conditions = [
+        unconditional if hidden else example.condition
+        for example, hidden in zip(chosen, without, strict=True)
+    ]
+    latents = torch.stack(cut)
+    return Batch(
+        latents,
+        torch.randn(latents.shape, generator=generator),
+        stack_conditions(conditions),
+        torch.randint(train_steps, (size,), generator=generator),
+        below(2**31),
+    )
+
+
+class NoiseLoss(nn.Module):
+    """Mean squared error of the predicted noise (Ho et al. 2020), weighted by the share of signal.
+
+    With the weight min(SNR, gamma) / SNR, steps with little noise, whose error is easily made
+    small, do not rule the others (min-SNR, Hang et al., ICCV 2023).
+
+    Args:
+        unet: trained.
+        schedule: of its training.
+        attention: "dense" or settings.
+        gamma: the SNR up to which the error counts in full.
+    """
+
+    alphas: Tensor
+    weights: Tensor
+
+    def __init__(self, unet: UNet, schedule: ScheduleConfig, attention: Attention, gamma: float):
+        super().__init__()
+        self.unet, self.attention = unet, attention
+        alphas = torch.tensor(alphas_cumprod(schedule), dtype=torch.float32)
+        snr = alphas / (1 - alphas)
+        self.register_buffer("alphas", alphas, persistent=False)
+        self.register_buffer("weights", snr.clamp(max=gamma) / snr, persistent=False)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The loss of every clip, (b,)."""
+        alpha = self.alphas[batch.steps][:, None, None, None]
+        noisy = alpha.sqrt() * batch.latents + (1 - alpha).sqrt() * batch.noise
+        predicted = self.unet(
+            noisy,
+            batch.steps,
+            batch.condition,
+            attention=self.attention,
+            generator=torch.Generator().manual_seed(batch.seed),
+        )
+        error = (predicted.float() - batch.noise).square().mean((1, 2, 3))
+        return self.weights[batch.steps] * error

@@ -1,0 +1,156 @@
+"""Fine-tuning: the objective, going on after a kill, and what comes out."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+from audiolitefocus import AudioLDM2Pipeline
+from audiolitefocus.config import ScheduleConfig
+from audiolitefocus.models.condition import Condition
+from audiolitefocus.training.encoded import Encoded
+from audiolitefocus.training.memory import training_memory
+from audiolitefocus.training.objective import Batch, NoiseLoss, draw_batch
+from audiolitefocus.training.settings import Finetuning
+from tests.support.compare import seeded
+
+pytest.importorskip("peft")
+pytest.importorskip("accelerate")
+
+SETTINGS = {"steps": 4, "batch_size": 2, "rank": 2, "seconds": (0.32, 0.64), "save_every": 2}
+SETTINGS |= {"learning_rate": 1e-3, "warmup": 0}
+
+
+class Silent(torch.nn.Module):
+    """Predicts no noise."""
+
+    def forward(self, latents, steps, condition, *, attention, generator):
+        return torch.zeros_like(latents)
+
+
+def test_the_weight_of_an_error_is_that_of_min_snr():
+    diffusers = pytest.importorskip("diffusers")
+    scheduler = diffusers.DDPMScheduler(
+        beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear"
+    )
+    steps = torch.tensor([0, 10, 300, 999])
+    snr = diffusers.training_utils.compute_snr(scheduler, steps)
+    expected = snr.clamp(max=5) / snr
+    noise = torch.randn(4, 8, 8, 16, generator=seeded())
+    batch = Batch(torch.zeros_like(noise), noise, Condition(torch.zeros(4, 8, 4)), steps, 0)
+    found = NoiseLoss(Silent(), ScheduleConfig(), "dense", 5.0)(batch)
+    torch.testing.assert_close(found, expected * noise.square().mean((1, 2, 3)), rtol=1e-4, atol=0)
+
+
+def test_a_batch_is_cut_from_its_examples_and_depends_on_the_generator_alone():
+    latents = [torch.arange(40.0).repeat(8, 16, 1).transpose(1, 2) + 100 * i for i in range(3)]
+    examples = [
+        Encoded(x, Condition(torch.full((1, 8, 4), float(i)))) for i, x in enumerate(latents)
+    ]
+    nothing = Condition(torch.full((1, 8, 4), -1.0))
+
+    def draw(dropped: float) -> Batch:
+        return draw_batch(
+            examples, nothing, (8, 16), 50, seeded(), dropped=dropped, train_steps=1000
+        )
+
+    batch = draw(0.5)
+    assert batch.latents.shape[2] in (8, 16) and batch.latents.shape[0] == 50
+    first = batch.latents[:, 0, 0, 0]
+    steps = torch.arange(float(batch.latents.shape[2]))[:, None]
+    assert torch.equal(batch.latents, (first[:, None, None, None] + steps).expand_as(batch.latents))
+    shown = batch.condition.loa[:, 0, 0]
+    assert 10 < (shown == -1).sum() < 40
+    assert torch.equal(shown[shown >= 0], (first // 100)[shown >= 0])
+    assert torch.equal(draw(0.5).noise, batch.noise) and (draw(0.0).condition.loa >= 0).all()
+
+
+def train(bundle, sounds, folder, **changes):
+    from audiolitefocus.training.finetune import finetune
+
+    settings = Finetuning(**{**SETTINGS, **changes})
+    return finetune(sounds, str(bundle), folder, settings, device="cpu", say=lambda line: None)
+
+
+def state(folder) -> dict:
+    return torch.load(folder / "state.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("attention", ["dense", "litefocus:0.2:weight=1"])
+def test_a_run_that_was_cut_off_ends_as_one_that_was_not(tiny_bundle, sounds, tmp_path, attention):
+    train(tiny_bundle, sounds, tmp_path / "whole", attention=attention)
+    train(tiny_bundle, sounds, tmp_path / "parts", attention=attention, steps=2)
+    train(tiny_bundle, sounds, tmp_path / "parts", attention=attention)
+    whole, parts = state(tmp_path / "whole"), state(tmp_path / "parts")
+    assert whole["losses"] == parts["losses"] and whole["done"] == 4
+    for name, tensor in whole["trained"].items():
+        assert torch.equal(tensor, parts["trained"][name])
+        assert torch.equal(whole["average"][name], parts["average"][name])
+    rows = list(csv.reader(open(tmp_path / "parts" / "loss.csv")))
+    assert rows[0] == ["step", "loss"] and [row[0] for row in rows[1:]] == ["1", "2", "3", "4"]
+    assert (tmp_path / "parts" / "loss.png").stat().st_size > 1000
+
+
+def test_what_is_trained_is_an_adapter_that_the_model_takes(tiny_bundle, sounds, tmp_path):
+    folder = train(tiny_bundle, sounds, tmp_path / "out")
+    pipe = AudioLDM2Pipeline.from_pretrained(tiny_bundle, device="cpu")
+    before = pipe.unet.state_dict()["middle.stage.transformers.0.proj_in.weight"].clone()
+    pipe.load_lora(folder)
+    after = pipe.unet.state_dict()["middle.stage.transformers.0.proj_in.weight"]
+    assert not torch.equal(before, after)
+    assert json.loads((folder / "training.json").read_text())["rank"] == 2
+
+
+def test_a_whole_unet_becomes_a_bundle(tiny_bundle, sounds, tmp_path):
+    place = train(tiny_bundle, sounds, tmp_path / "out", full=True, steps=2)
+    pipe = AudioLDM2Pipeline.from_pretrained(place, device="cpu")
+    assert pipe.config.name.endswith("-finetuned")
+    average = state(tmp_path / "out")["average"]
+    for name, weight in pipe.unet.state_dict().items():
+        assert torch.equal(weight, average[name])
+
+
+def test_activations_computed_again_give_the_same_gradients(tiny_bundle, sounds, tmp_path):
+    train(tiny_bundle, sounds, tmp_path / "kept", steps=1)
+    train(tiny_bundle, sounds, tmp_path / "again", steps=1, checkpointing=True)
+    kept, again = state(tmp_path / "kept"), state(tmp_path / "again")
+    for name, tensor in kept["trained"].items():
+        assert torch.equal(tensor, again["trained"][name])
+
+
+def test_a_folder_of_another_training_is_refused(tiny_bundle, sounds, tmp_path):
+    train(tiny_bundle, sounds, tmp_path / "out", steps=1)
+    with pytest.raises(ValueError, match="holds a training with rank 2, not 3: name another"):
+        train(tiny_bundle, sounds, tmp_path / "out", rank=3)
+    (tmp_path / "out" / "state.pt").write_bytes(b"no state")
+    with pytest.raises(ValueError, match="state.pt is damaged or of another training"):
+        train(tiny_bundle, sounds, tmp_path / "out")
+
+
+def test_memory_is_counted_before(pipe):
+    few = Finetuning(**SETTINGS)
+    memory = training_memory(pipe.config, few, "dense", 16)
+    unet = sum(p.numel() for p in pipe.unet.parameters())
+    assert memory.weights == 4 * unet and memory.states == 16 * memory.parameters
+    full = training_memory(pipe.config, Finetuning(**SETTINGS, full=True), "dense", 16)
+    assert full.parameters == unet
+    again = training_memory(pipe.config, Finetuning(**SETTINGS, checkpointing=True), "dense", 16)
+    assert again.activations < memory.activations / 2
+    twice = training_memory(pipe.config, few, "dense", 32)
+    assert 1.8 < twice.activations / memory.activations < 2.2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps 0: must be a whole number from 1"),
+        ({"rank": 0.5}, "rank 0.5: must be a whole number"),
+        ({"dropped": 2}, "dropped 2: must be a number from 0 to 1"),
+        ({"seconds": (0.0,)}, "seconds 0.0: must be a number from 0.04"),
+        ({"attention": "sparse"}, "attention 'sparse': must be"),
+    ],
+)
+def test_settings_out_of_bounds_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Finetuning(**changes)
