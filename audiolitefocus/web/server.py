@@ -105,12 +105,12 @@ def make_app(
     app.add_middleware(Gate, path=GENERATE, most=limits.waiting + limits.batch + SPARE)
     answer_errors(app)
     allowed = [Depends(KeyCheck(key))]
-    _tell_about(app, worker, model, allowed)
-    _take_requests(app, worker, model, limits, allowed)
+    _add_status(app, worker, model, allowed)
+    _add_generate(app, worker, model, limits, allowed)
     return app
 
 
-def _tell_about(app: FastAPI, worker: Worker, model: str, allowed: list) -> None:
+def _add_status(app: FastAPI, worker: Worker, model: str, allowed: list) -> None:
     """Add the paths that say how the server is, and what it serves."""
 
     @app.get("/health")
@@ -128,7 +128,7 @@ def _tell_about(app: FastAPI, worker: Worker, model: str, allowed: list) -> None
         return {"object": "list", "data": [about]}
 
 
-def _take_requests(app: FastAPI, worker: Worker, model: str, limits: Limits, allowed: list) -> None:
+def _add_generate(app: FastAPI, worker: Worker, model: str, limits: Limits, allowed: list) -> None:
     """Add the path that makes sounds."""
     body = {"required": True, "content": {"application/json": {"schema": request_schema(limits)}}}
     sounds: dict = {media_type: {} for media_type in FORMATS.values()}

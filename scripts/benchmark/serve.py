@@ -25,6 +25,7 @@ from statistics import median
 import httpx
 import soundfile
 
+from scripts.benchmark.bodies import HOSTILE
 from scripts.benchmark.timing import machine
 
 GENERATE = "/v1/audio/generate"
@@ -34,20 +35,6 @@ PATIENCE = 600.0  # seconds for one request, waiting and coming again included
 PAUSE = 0.05  # seconds between the reads of a slow client
 TURNS = 3  # times that the whole load is sent; memory is compared after the first and the last
 GROWTH = 64 << 20  # bytes of memory that may come after the first turn
-JSON = {"Content-Type": "application/json"}
-BIG = 33 << 20  # bytes, more than the server takes
-
-HOSTILE = {
-    "no JSON": (b"\x00\xff" * 100, JSON, 400),
-    "deep": (b'{"a":' * 2000 + b"1" + b"}" * 2000, JSON, 400),
-    "many entries": (b"[" + b"0," * 100_000 + b"0]", JSON, 400),
-    "a file of the server": (b'{"input":"x","init_audio":"/etc/passwd"}', JSON, 400),
-    "far too long": (b'{"input":"x","audio_length":3600}', JSON, 400),
-    "no length at all": (b'{"input":"x","audio_length":NaN}', JSON, 400),
-    "a long prompt": (json.dumps({"input": "x" * 1_000_000}).encode(), JSON, 400),
-    "a form": (b"input=x", {"Content-Type": "application/x-www-form-urlencoded"}, 415),
-    "too large": (b" " * BIG, JSON, 413),
-}
 
 
 @dataclass
@@ -117,11 +104,20 @@ class Load:
             response = await self.http.post(GENERATE, json=body, timeout=patience)
             assert response.status_code == 429, response.text
 
+    async def left(self) -> None:
+        """A client that goes away in the middle of a streamed clip."""
+        body = self.body(stream=True, audio_length=MAX_SECONDS)
+        async with self.http.stream("POST", GENERATE, json=body) as response:
+            async for bite in response.aiter_bytes(16_384):
+                assert bite and response.status_code in (200, 429)
+                return
+
     async def hostile(self, name: str) -> None:
         """A body that must be refused, with a JSON error of one status or, when it is busy, 429."""
         content, headers, status = HOSTILE[name]
+        body = content() if callable(content) else content
         try:
-            response = await self.http.post(GENERATE, content=content, headers=headers)
+            response = await self.http.post(GENERATE, content=body, headers=headers)
         except (httpx.WriteError, httpx.ReadError):
             if status != 413:  # the server may hang up on what it does not want to read
                 raise
@@ -134,6 +130,7 @@ class Load:
         kinds = [("whole", self.whole)] * clients
         kinds += [("slow", self.slow)] * (clients // 8)
         kinds += [("dropped", self.dropped)] * (clients // 2)
+        kinds += [("left", self.left)] * (clients // 8)
         for name in HOSTILE:
             kinds += [("hostile", lambda name=name: self.hostile(name))] * max(1, clients // 16)
         self.chance.shuffle(kinds)
