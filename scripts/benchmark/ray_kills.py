@@ -31,7 +31,7 @@ from scripts.benchmark.timing import cpu_name
 
 QUICK = GenerationOptions(audio_length_in_s=2.56, sampler="dpm++", num_inference_steps=5)
 WORKER = "ray::MapWorker"  # how Ray calls the process of an actor of a pool
-AT_WORK = ".submit"  # how that ends while it has a unit
+AT_WORK = ".submit"  # what is added to that while it has a unit
 SUMS = ("killed_at_work", "clips", "lost", "doubled", "different")
 
 
@@ -49,10 +49,10 @@ class Killer(threading.Thread):
 
     def run(self) -> None:
         while self.killed < self.most and not self.done.wait(random.uniform(*self.wait)):
-            ending = random.choice((AT_WORK, AT_WORK, AT_WORK, ""))
+            state = random.choice((AT_WORK, AT_WORK, AT_WORK, ""))
             found: list[tuple[psutil.Process, str]] = []
             while not found and not self.done.wait(0.02):
-                found = [(p, title) for p, title in self.workers() if title.endswith(ending)]
+                found = [(p, title) for p, title in self.workers() if state in title]
             if found:
                 process, title = random.choice(found)
                 process.kill()
