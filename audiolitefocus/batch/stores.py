@@ -88,9 +88,15 @@ class Elsewhere:
         self.put_whole = protocol in PUT_WHOLE
 
     def create(self) -> None:
-        """Make the folder, where there are folders."""
-        if not self.put_whole:
-            self.files.makedirs(self.root, exist_ok=True)
+        """Make the folder, where there are folders. Raises OSError if nothing can be written."""
+        try:
+            if not self.put_whole:
+                self.files.makedirs(self.root, exist_ok=True)
+            self.mark(mark := new_mark())
+            self.unmark(mark)
+        except Exception as error:  # each file system has errors of its own
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise OSError(f"{self.url} cannot be written to: {reason}") from None
 
     def mark(self, mark: str) -> None:
         self.files.pipe_file(self._there(mark), b"-")

@@ -22,7 +22,6 @@ from audiolitefocus.config import BundleConfig
 from audiolitefocus.output import AudioOutput
 from audiolitefocus.pipeline import AudioLDM2Pipeline
 
-ATTEMPTS = 3  # at a clip, before it is given up because the worker died each time
 RECENT_RECORDINGS = 1024  # of whose files the digests are kept
 
 
@@ -56,7 +55,13 @@ class Result(NamedTuple):
 
 
 class ClipWorker:
-    """An actor that holds a pipeline and makes the clips of units."""
+    """An actor that holds a pipeline and makes the clips of units.
+
+    Attributes:
+        attempts: at a clip, before it is given up because the worker died each time.
+    """
+
+    attempts = 5
 
     def __init__(self, job: Job, tally):
         self.job, self.tally = job, tally
@@ -98,8 +103,8 @@ class ClipWorker:
             return self.make(batch)
         results = []
         for number, clip in batch:
-            if ray.get(self.tally.attempt.remote(number)) > ATTEMPTS:
-                reason = f"{ATTEMPTS} workers died at it"
+            if ray.get(self.tally.attempt.remote(number)) > self.attempts:
+                reason = f"{self.attempts} workers died at it"
                 results.append(Result(number, True, self.failure(clip, reason)))
             else:
                 results += self.make([(number, clip)])

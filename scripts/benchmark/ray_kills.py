@@ -14,7 +14,6 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -31,7 +30,7 @@ from scripts.benchmark.timing import cpu_name
 
 QUICK = GenerationOptions(audio_length_in_s=2.56, sampler="dpm++", num_inference_steps=5)
 WORKER = "ray::MapWorker"  # how Ray calls the process of an actor of a pool
-AT_WORK = ".submit"  # how that ends while it has a unit
+AT_WORK = ".submit"  # what is added to that while it has a unit
 SUMS = ("killed_at_work", "clips", "lost", "doubled", "different")
 
 
@@ -48,25 +47,27 @@ class Killer(threading.Thread):
         self.killed, self.at_work, self.done = 0, 0, threading.Event()
 
     def run(self) -> None:
-        while self.killed < self.most and not self.done.wait(random.uniform(*self.wait)):
-            ending = random.choice((AT_WORK, AT_WORK, AT_WORK, ""))
-            found: list[tuple[psutil.Process, str]] = []
-            while not found and not self.done.wait(0.02):
-                found = [(p, title) for p, title in self.workers() if title.endswith(ending)]
-            if found:
+        while self.killed < self.most and not self.done.is_set():
+            state = random.choice((AT_WORK, AT_WORK, AT_WORK, ""))
+            while not self.workers(state) and not self.done.wait(0.1):
+                pass
+            if not self.done.wait(random.uniform(*self.wait)) and (found := self.workers(state)):
                 process, title = random.choice(found)
                 process.kill()
                 self.killed, self.at_work = self.killed + 1, self.at_work + (AT_WORK in title)
 
     @staticmethod
-    def workers() -> Iterator[tuple[psutil.Process, str]]:
-        """Processes of workers, and what Ray calls them."""
+    def workers(state: str) -> list[tuple[psutil.Process, str]]:
+        """Processes of workers in this state, and what Ray calls them."""
+        found = []
         for process in psutil.Process().children(recursive=True):
             try:
-                if (title := " ".join(process.cmdline())).startswith(WORKER):
-                    yield process, title
+                title = " ".join(process.cmdline())
             except psutil.NoSuchProcess:
-                pass
+                continue
+            if title.startswith(WORKER) and state in title:
+                found.append((process, title))
+        return found
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -103,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20, help="in all runs together, at least")
     parser.add_argument("--clips", type=int, default=40, help="of each run")
-    parser.add_argument("--wait", type=float, nargs=2, default=(2.0, 12.0), help="seconds between")
+    parser.add_argument("--wait", type=float, nargs=2, default=(0.5, 8.0), help="seconds at work")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--temporary", help="folder for Ray's files")
     parser.add_argument("--out", type=Path)

@@ -107,6 +107,18 @@ def test_a_transfer_that_fails_leaves_no_part(pipe, memory, monkeypatch):
     assert not memory.files.find(memory.root)
 
 
+def test_a_place_without_permission_is_found_at_once(memory, monkeypatch):
+    class NoCredentials(Exception):
+        pass
+
+    def refuse(*_):
+        raise NoCredentials("unable to\nlocate credentials")
+
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", refuse)
+    with pytest.raises(OSError, match="memory://bucket/clips cannot be written to: unable to loc"):
+        memory.create()
+
+
 def test_a_mark_is_seen_until_it_is_taken_away(tmp_path, memory):
     for store in (memory, Folder(tmp_path)):
         store.create()
