@@ -5,9 +5,9 @@ python -m scripts.benchmark.parallel --output scripts/results/parallel-predicted
 Nothing here is measured on several devices. A step takes as long as the busiest device computes, or
 as one thread takes to launch all of its kernels, whichever is longer, and the exchange after it:
 
-    time = max(max over devices of operations / throughput, launches * seconds a launch) + bytes / bandwidth
+    max(operations / throughput, launches * seconds of a launch) + bytes / bandwidth
 
-A table for people, then one line of JSON. `--parts SECONDS` measures instead how long the parts of
+A table for people, then one line of JSON. `--parts` measures instead how long the parts of
 a full-size UNet take one after another on this CPU.
 """
 
@@ -226,7 +226,7 @@ class Model:
 def table(found: list[Prediction]) -> str:
     """In Markdown."""
     lines = [
-        "| clip | devices | strategy | busiest | launches | MB a step | NVLink | PCIe | no launches |",
+        "| clip | devices | strategy | busiest | launches | MB | NVLink | PCIe | free launches |",
         "|---:|---:|---|---:|---:|---:|---:|---:|---:|",
     ]
     for p in found:

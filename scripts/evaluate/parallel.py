@@ -22,7 +22,7 @@ from audiolitefocus.atomic import atomic_file
 from audiolitefocus.audio.length import ClipLength
 from audiolitefocus.codec.mel import log_mel
 from audiolitefocus.parallel.parts import cut, piece_operations
-from audiolitefocus.parallel.settings import AsyncDiff, parallel_text
+from audiolitefocus.parallel.settings import AsyncDiff
 from scripts.benchmark.parallel import evaluations
 from scripts.benchmark.timing import machine
 from scripts.demo.world.captions import draw
@@ -73,6 +73,11 @@ def largest_share(pipe: AudioLDM2Pipeline, seconds: float, parts: int) -> float:
     grid = length.latent_frames, length.latent_rows
     costs = piece_operations(pipe.unet, *grid, attention, 2)
     return max(sum(costs[n] for n in own) for own in cut(costs, parts)) / sum(costs)
+
+
+def label(settings: AsyncDiff) -> str:
+    """The option's text, complete, so that it stays true when defaults change."""
+    return f"asyncdiff:{settings.parts}:warmup={settings.warmup}:stride={settings.stride}"
 
 
 def markdown(results: list[dict]) -> str:
@@ -127,7 +132,7 @@ def compare(pipe: AudioLDM2Pipeline, chosen: argparse.Namespace, name: str, made
         AsyncDiff(parts, warmup=warmup, stride=stride)
         for parts, stride, warmup in itertools.product(PARTS, STRIDES, chosen.warmups)
     ]
-    waiting = [variant for variant in variants if parallel_text(variant) not in made]
+    waiting = [variant for variant in variants if label(variant) not in made]
     if not waiting:
         return
     distances, steps = Distances(pipe, prompts, options), options.num_inference_steps
@@ -139,7 +144,7 @@ def compare(pipe: AudioLDM2Pipeline, chosen: argparse.Namespace, name: str, made
             fewer[few] = distances.of(replace(options, num_inference_steps=few))
         found = distances.of(replace(options, parallel=variant))
         others = {f"steps_{key}": value for key, value in fewer[few].items()}
-        about = {"sampler": name, "parallel": parallel_text(variant), "time": time, "steps": few}
+        about = {"sampler": name, "parallel": label(variant), "time": time, "steps": few}
         yield {**about, **found, **others}
 
 

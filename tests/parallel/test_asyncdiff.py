@@ -144,7 +144,7 @@ class Simulation:
 @pytest.mark.parametrize(
     "settings, options, frames",
     [
-        (AsyncDiff(2), {}, 16),
+        (AsyncDiff(2, warmup=3), {}, 16),
         (AsyncDiff(3, warmup=1, last=0), {"attention": "litefocus:0.2"}, 13),
         (AsyncDiff(4, warmup=2), {"attention": "tome"}, 16),
         (AsyncDiff(2, warmup=1, last=0, stride=2), {"attention": "litefocus:0.2"}, 13),

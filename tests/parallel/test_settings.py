@@ -19,7 +19,7 @@ TEXTS = {
     "guidance": "guidance",
     "asyncdiff:2": AsyncDiff(),
     "asyncdiff:4": AsyncDiff(4),
-    "asyncdiff:3:warmup=6:last=0:stride=2": AsyncDiff(3, 6, 0, 2),
+    "asyncdiff:3:warmup=4:last=0:stride=2": AsyncDiff(3, 4, 0, 2),
 }
 
 
@@ -78,7 +78,7 @@ def test_auto_goes_by_devices_clips_and_length(devices, clips, seconds, chosen):
 def test_strategies_that_do_not_fit_are_refused_with_the_remedy():
     fits = {"devices": ["cuda:0", "cuda:1"], "guided": True, "reuse": "off", "compiled": False}
     for parallel in TEXTS.values():
-        if parallel not in (AsyncDiff(4), AsyncDiff(3, 6, 0, 2)):
+        if parallel not in (AsyncDiff(4), AsyncDiff(3, 4, 0, 2)):
             check_parallel(parallel, **fits)
     for parallel, changes, reason in (
         (AsyncDiff(3), {}, "asyncdiff:3 needs 3 devices, and the pipeline has cuda:0, cuda:1"),
