@@ -52,7 +52,9 @@ class Parts:
         self.parts = [
             Part(run, network, own) for network, own in zip(networks, ranges, strict=False)
         ]
-        self.second = [Part(run, networks[settings.parts], ranges[-1])] * (settings.stride - 1)
+        # with stride 2, the last part once more
+        others = networks[settings.parts : settings.devices]
+        self.second = [Part(run, network, ranges[-1]) for network in others]
         self.branches = 0
         self.ahead: Tensor | None = None  # noise of the next step
 

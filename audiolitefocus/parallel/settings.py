@@ -1,7 +1,7 @@
 """How the devices of a pipeline share a call: settings, and the grammar that names them. No torch.
 
 "auto" | "off" | "batch" | "guidance" | "asyncdiff" | "asyncdiff:4" |
-"asyncdiff:2:warmup=3:last=2:stride=1": a name, a number of parts, and any other field of the
+"asyncdiff:2:warmup=6:last=2:stride=1": a name, a number of parts, and any other field of the
 settings as KEY=VALUE.
 """
 
@@ -13,7 +13,7 @@ from typing import TypeAlias
 from audiolitefocus.validation import Number
 
 NAMES = ("auto", "off", "batch", "guidance")
-GRAMMAR = "auto, off, batch, guidance, asyncdiff:PARTS or asyncdiff:2:warmup=3:last=2:stride=1"
+GRAMMAR = "auto, off, batch, guidance, asyncdiff:PARTS or asyncdiff:2:warmup=6:last=2:stride=1"
 BOUNDS = {
     "parts": Number(2, 16, whole=True),
     "warmup": Number(1, 1000, whole=True),
@@ -36,7 +36,7 @@ class AsyncDiff:
     """
 
     parts: int = 2
-    warmup: int = 3
+    warmup: int = 6
     last: int = 2
     stride: int = 1
 
