@@ -40,7 +40,7 @@ FEWER = (17, 13, 10, 8)
 PARTIAL = (
     *((2, start, 16) for start in (0.08, 0.2)),
     *((refresh, start, 16) for refresh in (4, 8, 16) for start in (0.2, 1 / 3)),
-    *((4, 0.2, margin) for margin in (0, 8, 32)),
+    *((4, 0.2, margin) for margin in (0, 32)),
 )
 # seconds of the recording, of the clip, and of what changes of it
 TASKS = {

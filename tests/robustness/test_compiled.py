@@ -57,6 +57,21 @@ def test_steps_that_reuse_have_one_graph_and_full_ones_another(tiny_bundle, pipe
     assert torch.equal(compiled("rain", **options).audios, made) and backend.graphs == graphs
 
 
+def test_steps_of_a_stretch_have_one_graph_and_full_ones_others(tiny_bundle, pipe):
+    torch._dynamo.reset()
+    backend = FirstGraphs(limit=100)
+    compiled = AudioLDM2Pipeline.from_pretrained(tiny_bundle, device="cpu").compile(backend=backend)
+    noise = torch.rand(16000, generator=torch.Generator().manual_seed(0)) - 0.5
+    options = {"continue_audio": noise, "audio_length_in_s": 1.6, "num_inference_steps": 7}
+    options |= {"refresh": 2, "seed": 0, "sampler": "dpm++", "output_type": "latent"}
+    made, expected = (p("rain", **options).audios for p in (compiled, pipe))
+    difference = (made - expected).norm() / expected.norm()
+    assert difference < COMPILED, difference
+    graphs = backend.graphs
+    assert graphs <= 3  # full, full and keeping, of the stretch
+    assert torch.equal(compiled("rain", **options).audios, made) and backend.graphs == graphs
+
+
 def test_every_new_shape_is_compiled_once_and_none_is_refused():
     """PyTorch's own limit is eight; beyond GRAPHS, what is new runs as it is."""
     torch._dynamo.reset()
