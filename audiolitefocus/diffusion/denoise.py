@@ -52,7 +52,7 @@ def denoise(
         options: sampler, steps, eta, guidance scale, and strength where a recording is varied.
         schedule: of training.
         attention: "dense", settings, or their text.
-        fresh: noise for samplers that add some in every step.
+        fresh: noise for "ddim" with eta above 0.
         known: latents of a recording to start from, or to keep in part.
         window: frames of the windows in which longer clips are denoised (`windows`).
         evaluate: `unet.evaluate`, or a compiled form of it.
@@ -110,19 +110,15 @@ def denoise(
         return latents if step_end is None else step_end(step, timesteps[step], latents)
 
     # 4. Noise -> latents
-    source, shape = fresh or ClipNoise(None, len(latents)), latents.shape[1:]
-
-    def fresh_noise(step: int) -> Tensor:
-        return share(to_device(source.fresh(shape), device), step)
-
     arguments = predict, latents, timesteps, alphas
     if options.sampler == "dpm++":
         yield from samplers.dpm_solver(*arguments, restore=finish_step)
-    elif options.sampler == "unipc":
-        yield from samplers.unipc(*arguments, restore=finish_step)
-    elif options.sampler == "sde-dpm++":
-        yield from samplers.sde_dpm_solver(*arguments, noise=fresh_noise, restore=finish_step)
     else:
+        source, shape = fresh or ClipNoise(None, len(latents)), latents.shape[1:]
+
+        def fresh_noise(step: int) -> Tensor:
+            return share(to_device(source.fresh(shape), device), step)
+
         yield from samplers.ddim(
             *arguments, eta=options.eta, noise=fresh_noise, restore=finish_step
         )
