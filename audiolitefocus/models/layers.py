@@ -5,7 +5,7 @@ frequency row is one contiguous stretch of time, and nothing is copied on the wa
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -164,7 +164,7 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    def forward(self, x: Tensor, size: Sequence[int] | None = None) -> Tensor:
         # the kernel's axes are t, f and the map's f, t
         return upsample_conv(x, self.conv.weight.mT, self.conv.bias, size)
 

@@ -199,8 +199,9 @@ class UNet(nn.Module):
                 self.down[level + 1], lambda: self._below(level + 1, x, inputs)
             )
             upsample = self.up[-2 - level].resample
-            size = (skips[-1].shape[-2], skips[-1].shape[-1])
-            x = inputs.output_of(upsample, lambda: inputs.frames.upsample(upsample, below, size))
+            x = inputs.output_of(
+                upsample, lambda: inputs.frames.upsample(upsample, below, skips[-1].shape[-2:])
+            )
         for stage in up.stages:
             x = stage(x, inputs, skips.pop())
         return x

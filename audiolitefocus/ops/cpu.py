@@ -3,7 +3,7 @@
 Figures are of two AMD EPYC cores and PyTorch 2.13.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +39,7 @@ def map_tokens(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def upsample_conv(
-    x: Tensor, kernel: Tensor, bias: Tensor | None, size: tuple[int, int] | None = None
+    x: Tensor, kernel: Tensor, bias: Tensor | None, size: Sequence[int] | None = None
 ) -> Tensor:
     """Nearest neighbours, then a 3x3 convolution: (b, c, f, t) doubled in f and t, or to `size`.
 
@@ -47,11 +47,11 @@ def upsample_conv(
         kernel: (out, in, 3, 3), its last axes f and t.
     """
     doubled = (2 * x.shape[-2], 2 * x.shape[-1])
-    if x.device.type == "cpu" and size in (None, doubled):
+    if x.device.type == "cpu" and (size is None or tuple(size) == doubled):
         # Neighbours are copies: of the nine products of a result four are left once the taps on one
         # pixel are added up (256 channels, 16000 -> 64000 pixels, bfloat16: 74 against 176 ms).
         return F.conv_transpose2d(x, _four_taps(kernel), bias, stride=2, padding=1)
-    return F.conv2d(F.interpolate(x, size=size or doubled, mode="nearest"), kernel, bias, padding=1)
+    return F.conv2d(F.interpolate(x, size=tuple(size or doubled), mode="nearest"), kernel, bias, padding=1)
 
 
 def _four_taps(kernel: Tensor) -> Tensor:

@@ -343,7 +343,7 @@ def test_memory_of_keys_and_values_is_what_the_warning_says(single):
     single.evaluate(latents, inputs)
     kept = [x for m, x in frames.kept.items() if isinstance(m, SelfAttention)]
     held_bytes = sum(part.numel() * 4 for parts in kept for part in parts)
-    expected = kept_bytes(BundleConfig(unet=CONFIG), FRAMES, 2, 4)
+    expected = kept_bytes(BundleConfig(unet=CONFIG), 2 * FRAMES, 4)
     # without the stretch; and before the text is first attended to, entries are half as many
     found = held_bytes * FRAMES / (FRAMES - stop + start)
     assert 0.8 * expected < found <= expected

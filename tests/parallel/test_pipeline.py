@@ -125,7 +125,7 @@ def test_refusals_come_before_any_work(devices, monkeypatch):
     for changes, reason in (
         ({"parallel": "asyncdiff:4"}, "asyncdiff:4 needs 4 devices"),
         ({"parallel": "guidance", "guidance_scale": 1.0}, "set guidance_scale above 1"),
-        ({"parallel": "asyncdiff:2", "reuse": "deepcache:3"}, "set reuse deepcache:3 to off"),
+        ({"parallel": "asyncdiff:2", "reuse": "deepcache:3"}, "leave out reuse and refresh"),
     ):
         with pytest.raises(ValueError, match=reason):
             devices("a drum", **CALL, **changes)

@@ -76,7 +76,8 @@ def test_auto_goes_by_devices_clips_and_length(devices, clips, seconds, chosen):
 
 
 def test_strategies_that_do_not_fit_are_refused_with_the_remedy():
-    fits = {"devices": ["cuda:0", "cuda:1"], "guided": True, "reuse": "off", "compiled": False}
+    fits = {"devices": ["cuda:0", "cuda:1"], "guided": True, "compiled": False}
+    fits |= {"reuse": "off", "refresh": 1}
     for parallel in TEXTS.values():
         if parallel not in (AsyncDiff(4), AsyncDiff(3, 4, 0, 2)):
             check_parallel(parallel, **fits)
@@ -85,7 +86,8 @@ def test_strategies_that_do_not_fit_are_refused_with_the_remedy():
         (AsyncDiff(stride=2), {}, "asyncdiff:2:stride=2 needs 3 devices"),
         ("guidance", {"devices": ["cpu"]}, "guidance needs 2 devices, and the pipeline has cpu"),
         ("guidance", {"guided": False}, "set guidance_scale above 1"),
-        (AsyncDiff(), {"reuse": "deepcache:3"}, "set reuse deepcache:3 to off"),
+        (AsyncDiff(), {"reuse": "deepcache:3"}, "leave out reuse and refresh"),
+        (AsyncDiff(), {"refresh": 2}, "leave out reuse and refresh"),
         (AsyncDiff(), {"compiled": True}, "does not run compiled"),
     ):
         with pytest.raises(ValueError, match=reason):
