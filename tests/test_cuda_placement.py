@@ -17,6 +17,7 @@ from audiolitefocus.codec.decode import decode_mel, vocode
 from audiolitefocus.config import demo_folder
 from audiolitefocus.diffusion.denoise import denoise
 from audiolitefocus.diffusion.inpaint import KnownLatents
+from audiolitefocus.diffusion.network import Network
 from audiolitefocus.diffusion.noise import ClipNoise
 from audiolitefocus.models.condition import Condition
 from audiolitefocus.models.text_encoder import Projection, TextEncoder
@@ -24,6 +25,7 @@ from audiolitefocus.models.unet import UNet
 from audiolitefocus.models.vae import VAE
 from audiolitefocus.models.vocoder import HiFiGAN
 from audiolitefocus.options import GenerationOptions
+from audiolitefocus.parallel.strategies import strategy
 from audiolitefocus.validation import read_json
 
 pytestmark = pytest.mark.cuda_build
@@ -116,6 +118,40 @@ def test_reuse_and_steps_without_guidance_stay_on_the_device(noise, fake):
     arguments = latents, condition(), condition(), options, CONFIG.schedule
     seen = [made.device.type for made in denoise(unet, *arguments, fresh=noise)]
     assert seen == ["cuda"] * 8
+
+
+@pytest.mark.parametrize("attention", ["dense", "tome", "litefocus:0.1:levels=1-2:weight=1"])
+@pytest.mark.parametrize("sampler", ["ddim", "dpm++"])
+@pytest.mark.parametrize(
+    "parallel", ["guidance", "batch", "asyncdiff:2:warmup=1", "asyncdiff:2:warmup=1:stride=2"]
+)
+def test_several_devices_exchange_and_never_wait(noise, fake, parallel, sampler, attention):
+    """Each tensor meets those of its own device alone, and the one thread reads no value."""
+    devices = ("cuda:0", "cuda:1", "cuda:2")
+    unets = [cast(UNet(CONFIG.unet), torch.bfloat16, device) for device in devices]
+    networks = [Network(unet, unet.evaluate) for unet in unets]
+    options = GenerationOptions(
+        num_inference_steps=8,
+        sampler=sampler,
+        parallel=parallel,
+        guidance_interval=(0.0, 0.8),
+        init_audio="a.wav",
+        strength=1.0,
+    )
+    latents = torch.empty(CLIPS, 8, FRAMES, ROWS)
+    steps = strategy(options.parallel)(
+        networks,
+        latents,
+        condition(),
+        condition(),
+        options,
+        CONFIG.schedule,
+        attention=attention,
+        fresh=noise,
+        known=recording(kept=True),
+    )
+    seen = [(str(made.device), made.dtype, made.shape) for made in steps]
+    assert seen == [("cuda:0", torch.float32, latents.shape)] * 8
 
 
 @pytest.mark.parametrize("decode", ["whole", "tiled"])
