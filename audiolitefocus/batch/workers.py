@@ -89,6 +89,7 @@ class ClipWorker:
         self.pipe = AudioLDM2Pipeline.from_pretrained(**self.job.loading)
         if self.pipe.config.files != self.job.config.files:
             raise ValueError(f"the weights of {self.pipe.config.name} differ between machines")
+        _ = self.pipe.text  # the text towers now, and not with the first clip
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
         for unit in unpack(rows):

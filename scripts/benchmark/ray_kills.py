@@ -104,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20, help="in all runs together, at least")
     parser.add_argument("--clips", type=int, default=40, help="of each run")
-    parser.add_argument("--wait", type=float, nargs=2, default=(0.5, 8.0), help="seconds at work")
+    parser.add_argument("--wait", type=float, nargs=2, default=(0.5, 12.0), help="seconds at work")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--temporary", help="folder for Ray's files")
     parser.add_argument("--out", type=Path)
