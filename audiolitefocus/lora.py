@@ -1,17 +1,23 @@
 """LoRA adapters on a pipeline's UNet, mixed into `AudioLDM2Pipeline`."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from audiolitefocus.checkpoints.adapters import SCALE, Adapter, apply_adapters
+from audiolitefocus.config import BundleConfig
 from audiolitefocus.models.unet import UNet
 from audiolitefocus.validation import check_rule
+
+
+PREFIX = "lora/"  # of adapters among `BundleConfig.files`
 
 
 class TakesAdapters:
     """Methods that add adapters to the UNet's weights and take them off. Not during a call."""
 
     folder: Path
+    config: BundleConfig
     unet: UNet
     _adapters: tuple[tuple[Adapter, float], ...] = ()
 
@@ -53,3 +59,12 @@ class TakesAdapters:
         }
         apply_adapters(self.unet, self.folder, adapters, touched)
         self._adapters = tuple(adapters)
+        # so that recipes of clips say which weights made them
+        own = {name: digest for name, digest in self.config.files.items() if not is_adapter(name)}
+        added = {f"{PREFIX}{adapter.name}:{scale:g}": adapter.sha256 for adapter, scale in adapters}
+        self.config = replace(self.config, files={**own, **added})
+
+
+def is_adapter(name: str) -> bool:
+    """True for the name of an adapter among a model's files."""
+    return name.startswith(PREFIX)

@@ -14,6 +14,7 @@ from audiolitefocus.audio.formats import BITS, COMMENT_BYTES, read_comment, soun
 from audiolitefocus.checkpoints.bundle import sha256
 from audiolitefocus.checkpoints.towers import transformers_version
 from audiolitefocus.config import MODELS, BundleConfig
+from audiolitefocus.lora import PREFIX, is_adapter
 from audiolitefocus.options import DEFAULTS, NAMES, GenerationOptions
 from audiolitefocus.output import AudioOutput
 from audiolitefocus.parallel.settings import parallel_text
@@ -163,6 +164,22 @@ def _known_model(name: object, flag: str, path: Path) -> str:
             f"hub repository OWNER/NAME"
         )
     return name
+
+
+def check_adapters(recipe: Mapping, pipe: AudioLDM2Pipeline, path: Path) -> None:
+    """Raise ValueError if the clip was made with adapters that the pipeline does not have.
+
+    A recipe names them, and not where they lie.
+    """
+    files = recipe.get("model_files")
+    known = files.items() if isinstance(files, dict) else ()
+    if lacking := {
+        name
+        for name, digest in known
+        if is_adapter(name) and (name, digest) not in pipe.config.files.items()
+    }:
+        names = ", ".join(sorted(name.removeprefix(PREFIX) for name in lacking))
+        raise ValueError(f"{path} was made with the adapter {names}: give --lora FOLDER:SCALE")
 
 
 def warn_of_changes(

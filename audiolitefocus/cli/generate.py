@@ -10,6 +10,7 @@ from audiolitefocus.cli.cluster import make_on_ray
 from audiolitefocus.cli.command import (
     CLUSTER,
     FILES,
+    MODEL,
     NO_DRAFTER,
     DeviceFlag,
     DrafterFlag,
@@ -80,6 +81,14 @@ def generate(
     ] = None,
     model: ModelFlag = "audioldm2",
     drafter: DrafterFlag = NO_DRAFTER,
+    lora: Annotated[
+        list[str] | None,
+        MODEL(
+            metavar="FOLDER[:SCALE]",
+            help="An adapter to add to the model's weights, as finetune makes them; may be given "
+            "several times.",
+        ),
+    ] = None,
     device: DeviceFlag = "auto",
     dtype: DtypeFlag = "auto",
     offload: OffloadFlag = False,
@@ -97,8 +106,9 @@ def generate(
         raise ValueError("give a prompt, --prompts FILE or --like CLIP")
     if ray is None and (workers is not None or (output is not None and "://" in output)):
         raise ValueError("--workers, and URLs as --out, need --ray local, auto or HOST:PORT")
-    if ray is not None and (prompts is None or drafter != NO_DRAFTER):
-        raise ValueError("--ray needs --prompts FILE, and no --drafter")
+    if ray is not None and (prompts is None or drafter != NO_DRAFTER or lora):
+        raise ValueError("--ray needs --prompts FILE, and no --drafter or --lora")
+    adapters = _adapters(lora or [])
     place = None if output is None else Path(output)
 
     def load(
@@ -110,6 +120,8 @@ def generate(
         options: dict[str, Any] = {"dtype": dtype, "device": device, "offload": offload}
         names = (model,) if drafter == NO_DRAFTER else (model, drafter)
         loaded = [AudioLDM2Pipeline.from_pretrained(name, **options) for name in names]
+        for folder, scale in adapters:
+            loaded[0].load_lora(folder, scale)
         return loaded[0], loaded[1] if len(loaded) > 1 else None
 
     # 2. Make it
@@ -145,6 +157,18 @@ def generate(
         _make_one(plan(prompt, place, chosen, force=force, bits=bits), *load())
 
 
+def _adapters(given: list[str]) -> list[tuple[str, float]]:
+    """Folders and scales of adapters that can be read."""
+    if not given:
+        return []
+    from audiolitefocus.checkpoints.adapters import Adapter, parse_adapter
+
+    parsed = [parse_adapter(text) for text in given]
+    for folder, _ in parsed:
+        Adapter.read(folder)
+    return parsed
+
+
 def _options(changes: dict[str, object]) -> GenerationOptions:
     """Options by field; errors call them as the command line does."""
     named = {SHORT[name]: value for name, value in changes.items()}
@@ -176,6 +200,7 @@ def _make_like(
     text = recipe["prompt"] if prompt is None else prompt
     clip = plan(text, output, chosen, force=force, bits=bits or recipes.bits_in(recipe, output))
     pipe, second = load(model=model, drafter=drafter, dtype=dtype)
+    recipes.check_adapters(recipe, pipe, like)
     same_recording = not changes.keys() & {"init_audio", "continue_audio"}
     digest = clip.recording_sha256 if same_recording else None
     recipes.warn_of_changes(recipe, pipe, second, digest)
