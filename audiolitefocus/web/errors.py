@@ -1,5 +1,7 @@
 """Errors as answers: one JSON object in the shape of OpenAI's servers, whatever went wrong."""
 
+from collections.abc import Mapping
+
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -18,7 +20,7 @@ ANSWERED = (HTTPException, ValueError, Full, Closed, MemoryError, ClientDisconne
 
 
 def error_response(
-    status: int, message: str, param: str | None = None, headers: dict[str, str] | None = None
+    status: int, message: str, param: str | None = None, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
     """An error as OpenAI's servers write it."""
     kind, code = TYPES.get(

@@ -17,7 +17,8 @@ class Results:
 
     def __init__(self) -> None:
         self._build_preview()
-        self.sounds, self.pictures = [], []
+        self.sounds: list[gr.Audio] = []
+        self.pictures: list[gr.Image] = []
         for number in range(SLOTS):
             self._build_slot(first=number == 0)
         with gr.Row():

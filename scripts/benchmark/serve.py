@@ -97,10 +97,10 @@ class Load:
         check_sound(status, content, body)
 
     async def dropped(self) -> None:
-        """A client that goes away while it waits or while its clip is made."""
+        """A client that goes away: before it is connected, while it waits or in the middle."""
         patience = self.chance.uniform(0.01, 1.5)
         body = self.body(audio_length=MAX_SECONDS, num_inference_steps=500)
-        with contextlib.suppress(httpx.ReadTimeout):
+        with contextlib.suppress(httpx.ReadTimeout, httpx.ConnectTimeout):
             response = await self.http.post(GENERATE, json=body, timeout=patience)
             assert response.status_code == 429, response.text
 

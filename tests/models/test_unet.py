@@ -1,5 +1,6 @@
 """Attention handed down to the UNet: which modules run it, with which indices, what repeats."""
 
+import functools
 import random
 import shutil
 from dataclasses import replace
@@ -41,6 +42,7 @@ VARIANTS = {
 SAMPLED = [name for name in VARIANTS if name not in ("dense", "row only")]
 
 
+@functools.cache  # a network remembers nothing
 def build(config: UNetConfig = SMALL) -> UNet:
     torch.manual_seed(0)
     return UNet(config).eval()
