@@ -78,6 +78,8 @@ def is_missing(config: BundleConfig, clip: ClipRequest, *, force: bool) -> bool:
     Raises:
         ValueError: a file that is in its way (`check_replaceable`).
     """
+    if not existing(clip.path):
+        return True
     if is_saved(config, clip) and not force:
         return False
     check_replaceable(config, clip, force=force)
