@@ -82,6 +82,8 @@ def is_missing(
     Raises:
         ValueError: a file that is in its way (`check_replaceable`).
     """
+    if not existing(clip.path):
+        return True
     if is_saved(config, clip, drafter) and not force:
         return False
     check_replaceable(config, clip, force=force, drafter=drafter)

@@ -31,7 +31,7 @@ from scripts.benchmark.timing import cpu_name
 QUICK = GenerationOptions(audio_length_in_s=2.56, sampler="dpm++", num_inference_steps=5)
 WORKER = "ray::MapWorker"  # how Ray calls the process of an actor of a pool
 AT_WORK = ".submit"  # what is added to that while it has a unit
-SUMS = ("killed_at_work", "clips", "lost", "doubled", "different")
+SUMS = ("killed_at_work", "clips", "lost", "unreported", "doubled", "different")
 
 
 class Killer(threading.Thread):
@@ -93,7 +93,8 @@ def one_run(prompts: Path, expected: dict[str, str], kills: int, wait: tuple[flo
         "seconds": round(time.monotonic() - began, 1),
         "made": totals.made,
         "failed": totals.failed,
-        "lost": sum(name not in found for name in expected) + run.total - len(seen),
+        "lost": sum(name not in found for name in expected if name.endswith(".wav")),
+        "unreported": run.total - len(seen),
         "doubled": sum(n > 1 for n in seen.values()) + sum(name not in expected for name in found),
         "different": sum(found.get(name, digest) != digest for name, digest in expected.items()),
         "hidden_parts_left": left,
