@@ -21,7 +21,7 @@ from audiolitefocus.checkpoints.towers import load_text_encoder
 from audiolitefocus.codec.decode import decode_blocks, fill
 from audiolitefocus.config import BundleConfig
 from audiolitefocus.diffusion.drafter import Drafter, check_drafter
-from audiolitefocus.diffusion.network import Network
+from audiolitefocus.diffusion.network import Evaluate, Network
 from audiolitefocus.diffusion.noise import ClipNoise, initial_latents, seeded_streams
 from audiolitefocus.diffusion.prompts import Array, Prompts
 from audiolitefocus.diffusion.recording import Recording
@@ -112,7 +112,8 @@ class AudioLDM2Pipeline(DiffusersHabits, TakesAdapters):
         self.on_device = Offloader(self.device, offload=offload)
         self._text: TextEncoder | None = None
         self._loading = threading.Lock()
-        self._evaluate, self._further = unet.evaluate, further_networks(unet, self.devices)
+        self._evaluate: Evaluate = unet.evaluate
+        self._further = further_networks(unet, self.devices)
         self._calls, self._bar = RunningCalls(), {"disable": True}
 
     @classmethod

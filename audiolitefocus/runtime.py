@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -52,7 +52,7 @@ def choose_devices(devices: Devices, *, offload: bool = False) -> tuple[torch.de
     """
     if isinstance(devices, str):
         devices = [name.strip() for name in devices.split(",")]
-    several = devices if isinstance(devices, (list, tuple)) else [devices]
+    several: Any = devices if isinstance(devices, (list, tuple)) else [devices]
     if not several:
         raise ValueError(f"device {devices!r}: give at least one of {', '.join(DEVICES)}")
     chosen = tuple(choose_device(device) for device in several)

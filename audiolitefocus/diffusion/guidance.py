@@ -55,7 +55,7 @@ class Agreement:
 
     def of_all(self) -> bool:
         """True once no clip needs guidance."""
-        return bool(self.agreed.all())
+        return self.threshold is not None and bool(self.agreed.all())
 
     def guide(self, noise: Tensor, scale: float, latents: Tensor, alpha: float) -> Tensor:
         """As `guide`, but for clips that have agreed before.

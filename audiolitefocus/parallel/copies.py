@@ -15,5 +15,6 @@ def further_networks(unet: UNet, devices: Sequence[torch.device]) -> list[Networ
     copies = {devices[0]: unet}
     for device in devices[1:]:
         if device not in copies:
-            copies[device] = cast(deepcopy(unet), None, device)
+            copies[device] = deepcopy(unet)
+            cast(copies[device], None, device)
     return [Network(copies[device], copies[device].evaluate) for device in devices[1:]]

@@ -50,26 +50,29 @@ class AsyncDiff:
         return step < self.warmup or step >= steps - self.last
 
 
-# Of one clip that "auto" makes by "guidance": in shorter ones a thread takes longer to launch two
-# evaluations than a GPU to do one (predicted by scripts/benchmark/parallel.py, not measured).
-GUIDANCE_SECONDS = 80.0
+# Of clips together, for each device that "auto" uses: with less to compute, one thread takes longer
+# to launch the kernels of all devices than one device to run its own (predicted by
+# scripts/benchmark/parallel.py for an H100, not measured). Compiled, launches cost little.
+SECONDS_A_DEVICE = 125.0
 
 Parallel: TypeAlias = AsyncDiff | str  # one of NAMES once parsed
 
 
-def choose_parallel(choice: Parallel, *, devices: int, clips: int, seconds: float) -> Parallel:
+def choose_parallel(
+    choice: Parallel, *, devices: int, clips: int, seconds: float, compiled: bool = False
+) -> Parallel:
     """A strategy; what "auto" means for so many devices and clips of a length is decided here.
 
-    It is one that makes the clips of one device: "batch" where there are several of them,
-    "guidance" for one that is long.
+    It is one that makes the clips of one device, where there is enough to compute: "batch" for
+    several clips, "guidance" for one.
     """
     if choice != "auto":
         return choice
-    if devices == 1:
+    used = min(devices, clips if clips > 1 else 2)
+    worth = compiled or clips * seconds >= SECONDS_A_DEVICE * used
+    if used == 1 or not worth:
         return "off"
-    if clips > 1:
-        return "batch"
-    return "guidance" if seconds >= GUIDANCE_SECONDS else "off"
+    return "batch" if clips > 1 else "guidance"
 
 
 def check_parallel(

@@ -52,6 +52,7 @@ def choose_strategy(
         devices=len(networks) if shareable else 1,
         clips=clips,
         seconds=seconds,
+        compiled=networks[0].is_compiled,
     )
     check_parallel(
         chosen,

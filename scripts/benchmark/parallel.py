@@ -55,8 +55,8 @@ class Prediction:
         busiest: largest share of the operations of one device's evaluation that one device does.
         launches: of all kernels of a step, by one thread.
         sent: bytes that cross a link in a step, of the busiest pair of devices.
-        speed: times as fast as one device, for a whole run, by link; "free": with launches that
-            cost nothing, as in CUDA graphs.
+        speed: times as fast as one device, for a whole run of the same clips together, by link.
+        free: the same with launches that cost nothing, as in CUDA graphs.
     """
 
     strategy: str
@@ -200,7 +200,7 @@ class Model:
     ) -> Prediction:
         speed, free = ({}, {})
         for found, launch in ((speed, self.launch), (free, 0.0)):
-            one = clips * max(self.whole / self.throughput, self.launches[2] * launch)
+            one = max(clips * self.whole / self.throughput, self.launches[2] * launch)
             for link, bandwidth in LINKS.items():
                 together = max(busiest * self.whole / self.throughput, count * launch)
                 together += sent / bandwidth

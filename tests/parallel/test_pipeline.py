@@ -26,7 +26,8 @@ def devices(tiny_bundle) -> AudioLDM2Pipeline:
     [
         ("a drum", "auto", "off"),
         ("a drum", "guidance", "guidance"),
-        (["a drum", "rain"], "auto", "batch"),
+        (["a drum", "rain"], "auto", "off"),
+        (["a drum", "rain"], "batch", "batch"),
         (["a drum", "rain"], "guidance", "guidance"),
     ],
 )
@@ -43,9 +44,10 @@ def test_off_is_bit_for_bit_as_on_one_device(pipe, devices):
     assert np.array_equal(devices("a drum", **CALL, parallel="off").audios, expected)
 
 
-def test_a_long_clip_is_guided_on_two_devices(devices, monkeypatch):
-    monkeypatch.setattr("audiolitefocus.parallel.settings.GUIDANCE_SECONDS", 0.5)
+def test_what_takes_long_is_shared_by_default(devices, monkeypatch):
+    monkeypatch.setattr("audiolitefocus.parallel.settings.SECONDS_A_DEVICE", 0.3)
     assert devices("a drum", **CALL).parallel == "guidance"
+    assert devices(["a drum", "rain"], **CALL).parallel == "batch"
     assert devices("a drum", **CALL, guidance_scale=1.0).parallel == "off"
 
 

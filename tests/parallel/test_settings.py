@@ -4,7 +4,6 @@ import pytest
 
 from audiolitefocus.options import GenerationOptions
 from audiolitefocus.parallel.settings import (
-    GUIDANCE_SECONDS,
     AsyncDiff,
     check_parallel,
     choose_parallel,
@@ -61,18 +60,20 @@ def test_other_texts_are_refused_with_the_reason(text, reason):
     [
         (1, 1, 600.0, "off"),
         (1, 8, 600.0, "off"),
-        (2, 1, 10.24, "off"),
-        (2, 1, GUIDANCE_SECONDS, "guidance"),
+        (2, 1, 80.0, "off"),
+        (2, 1, 250.0, "guidance"),
         (4, 1, 600.0, "guidance"),
         (4, 2, 600.0, "batch"),
-        (2, 8, 2.56, "batch"),
+        (2, 8, 10.24, "off"),
+        (2, 25, 10.24, "batch"),
     ],
 )
 def test_auto_goes_by_devices_clips_and_length(devices, clips, seconds, chosen):
-    found = choose_parallel("auto", devices=devices, clips=clips, seconds=seconds)
-    assert found == chosen
-    given = choose_parallel(AsyncDiff(), devices=devices, clips=clips, seconds=seconds)
-    assert given == AsyncDiff()
+    call = {"devices": devices, "clips": clips, "seconds": seconds}
+    assert choose_parallel("auto", **call) == chosen
+    assert choose_parallel(AsyncDiff(), **call) == AsyncDiff()
+    compiled = "off" if devices == 1 else "guidance" if clips == 1 else "batch"
+    assert choose_parallel("auto", **call, compiled=True) == compiled
 
 
 def test_strategies_that_do_not_fit_are_refused_with_the_remedy():
