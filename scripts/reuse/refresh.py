@@ -25,7 +25,7 @@ from audiolitefocus.attention.settings import Attention
 from audiolitefocus.audio.length import ClipLength
 from audiolitefocus.config import UNetConfig
 from audiolitefocus.diffusion import held
-from audiolitefocus.diffusion.held import HeldFrames, stretch_around
+from audiolitefocus.diffusion.held import HeldFrames, Stretch, stretch_around
 from audiolitefocus.models.condition import Condition
 from audiolitefocus.models.layers import StepInputs
 from audiolitefocus.models.unet import UNet
@@ -74,7 +74,7 @@ def variants() -> list[Variant]:
 
 
 def evaluation_operations(
-    config: UNetConfig, frames: int, stretch: tuple[int, int] | None, attention: Attention
+    config: UNetConfig, frames: int, stretch: Stretch | None, attention: Attention
 ) -> tuple[int, int]:
     """Operations of one guided evaluation in full, and of one of the stretch."""
     with FakeTensorMode(), torch.inference_mode():
