@@ -81,7 +81,7 @@ class KeepingFrames(Frames):
         self.kept[conv] = self._neighbours(x)
         return conv(x)
 
-    def upsample(self, upsample: nn.Module, x: Tensor, size: tuple[int, int]) -> Tensor:
+    def upsample(self, upsample: nn.Module, x: Tensor, size: tuple[int, ...]) -> Tensor:
         self.kept[upsample] = self._neighbours(x)
         return upsample(x, size)
 
@@ -135,7 +135,7 @@ class StretchFrames(Frames):
         before, after = (side if side.shape[-1] else zeros for side in self.kept[conv])
         return conv(torch.cat([before, x, after], dim=-1), padding=(1, 0))
 
-    def upsample(self, upsample: nn.Module, x: Tensor, size: tuple[int, int]) -> Tensor:
+    def upsample(self, upsample: nn.Module, x: Tensor, size: tuple[int, ...]) -> Tensor:
         before, after = self.kept[upsample]
         rows, length = size
         first, more = 2 * before.shape[-1], 2 * after.shape[-1]

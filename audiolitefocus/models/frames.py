@@ -20,7 +20,7 @@ class Frames:
         """A 3x3 convolution, of stride 1 or 2."""
         return conv(x)
 
-    def upsample(self, upsample: nn.Module, x: Tensor, size: tuple[int, int]) -> Tensor:
+    def upsample(self, upsample: nn.Module, x: Tensor, size: tuple[int, ...]) -> Tensor:
         """`layers.Upsample` to a size of f and t."""
         return upsample(x, size)
 
