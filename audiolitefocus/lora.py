@@ -9,7 +9,6 @@ from audiolitefocus.config import BundleConfig
 from audiolitefocus.models.unet import UNet
 from audiolitefocus.validation import check_rule
 
-
 PREFIX = "lora/"  # of adapters among `BundleConfig.files`
 
 

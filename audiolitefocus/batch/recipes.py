@@ -24,7 +24,7 @@ from audiolitefocus.validation import check_not_pointer, parse_object, shown
 
 REQUIRED = {"prompt", "versions"}  # by which a recipe of this program is known
 # What a recording is used for: a new recording takes the place of all of it.
-RECORDING = ("init_audio", "strength", "inpaint", "continue_audio")
+RECORDING = ("init_audio", "strength", "inpaint", "continue_audio", "refresh")
 NO_DRAFTER = {"drafter": None, "drafter_files": None}  # what recipes of older versions mean
 
 

@@ -10,6 +10,7 @@ the full evaluation's (as in SIGE, Li et al., NeurIPS 2022, whose convolutions h
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -29,69 +30,93 @@ MARGIN = 16  # latent frames (0.64 s) beside the changed ones that are computed 
 START = 1 / 5  # share of the steps that are taken in full at the beginning
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """Frames start to stop, which are computed in every step: first to last change, and the others
+    are their margin.
+    """
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+    def halved(self) -> "Stretch":
+        """One level down, as strided convolutions round."""
+        return Stretch(self.start // 2, -(-self.stop // 2), self.first // 2, -(-self.last // 2))
+
+    def cut(self, x: Tensor, axis: int = 3) -> tuple[Tensor, Tensor, Tensor]:
+        """Frames before, in and after the stretch, as views."""
+        sizes = self.start, self.stop - self.start, x.shape[axis] - self.stop
+        before, own, after = x.split(sizes, axis)
+        return before, own, after
+
+    def margin_sums(self, own: Tensor, groups: int) -> Tensor:
+        """`sums` of the margin, of a map of the stretch."""
+        before, after = own[..., : self.first - self.start], own[..., self.last - self.start :]
+        return sums(before, groups) + sums(after, groups)
+
+
 class KeepingFrames(Frames):
     """All frames, of which is kept what an evaluation of the stretch needs of the others.
 
     Args:
-        stretch: by the length of a feature map, its frames that lie in the stretch.
+        stretches: by the length of a feature map.
     """
 
-    def __init__(self, stretch: Mapping[int, slice]):
-        self.stretch, self.kept = stretch, Kept()
+    def __init__(self, stretches: Mapping[int, Stretch]):
+        self.stretches, self.kept = stretches, Kept()
 
     def norm(self, norm: nn.GroupNorm, x: Tensor) -> Tensor:
-        before, after = self._others(x)
-        own = x[..., self.stretch[x.shape[-1]]]
-        before, own, after = (sums(part, norm.num_groups) for part in (before, own, after))
-        self.kept[norm] = own, before + after
+        stretch, groups = self.stretches[x.shape[-1]], norm.num_groups
+        before, own, after = stretch.cut(x)
+        others = sums(before, groups) + sums(after, groups)
+        self.kept[norm] = others, stretch.margin_sums(own, groups)
         return norm(x)
 
     def conv(self, conv: nn.Conv2d, x: Tensor) -> Tensor:
         self.kept[conv] = self._neighbours(x)
         return conv(x)
 
-    def upsample(self, upsample: nn.Module, x: Tensor, size: Sequence[int]) -> Tensor:
+    def upsample(self, upsample: nn.Module, x: Tensor, size: tuple[int, ...]) -> Tensor:
         self.kept[upsample] = self._neighbours(x)
         return upsample(x, size)
 
     def attention(self, module: SelfAttention, attend: Attend) -> Attend:
         def attend_and_keep(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            self.kept[module] = *self._others(k, 2), *self._others(v, 2)
+            stretch = self.stretches[k.shape[2]]
+            self.kept[module] = *stretch.cut(k, 2)[::2], *stretch.cut(v, 2)[::2]
             return attend(q, k, v)
 
         return attend_and_keep
 
-    def _others(self, x: Tensor, axis: int = 3) -> tuple[Tensor, Tensor]:
-        """The frames before and after the stretch, as views."""
-        length = x.shape[axis]
-        stretch = self.stretch[length]
-        return (
-            x.narrow(axis, 0, stretch.start),
-            x.narrow(axis, stretch.stop, length - stretch.stop),
-        )
-
     def _neighbours(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The one frame before and the one after the stretch: none at the ends of the clip."""
-        before, after = self._others(x)
+        before, _, after = self.stretches[x.shape[-1]].cut(x)
         return before[..., -1:].clone(), after[..., :1].clone()
 
 
 class StretchFrames(Frames):
-    """The frames of the stretch alone, beside what has been kept of the others."""
+    """The frames of the stretch alone, beside what has been kept of the others.
 
-    def __init__(self, kept: Kept):
-        self.kept = kept
+    Args:
+        stretches: by the length of a feature map of the stretch.
+    """
+
+    def __init__(self, stretches: Mapping[int, Stretch], kept: Kept):
+        self.stretches, self.kept = stretches, kept
 
     def norm(self, norm: nn.GroupNorm, x: Tensor) -> Tensor:
         """Group norm (Wu and He 2018) by mean and variance of all frames.
 
-        Moments change with the level of noise, those of the others by as much as the stretch's:
-        the correction of DistriFusion (Li et al., CVPR 2024), with its way out where a variance is
-        none.
+        Moments change with the level of noise. Those of the others have changed by as much as the
+        margin's, whose frames stay too: the correction of DistriFusion (Li et al., CVPR 2024), with
+        its way out where a variance is none.
         """
-        earlier, others = self.kept[norm]
+        others, earlier = self.kept[norm]
         own = sums(x, norm.num_groups)
-        change = (own - earlier) / own[:, :1]
+        margin = self.stretches[x.shape[-1]].margin_sums(x, norm.num_groups)
+        change = (margin - earlier) / margin[:, :1].clamp(min=1)
         mean, variance = moments(own + others + others[:, :1] * change)  # b g
         variance = torch.where(variance > 0, variance, moments(own)[1])
         deviation = (variance.clamp(min=0) + norm.eps).sqrt()
@@ -107,7 +132,7 @@ class StretchFrames(Frames):
         before, after = (side if side.shape[-1] else zeros for side in self.kept[conv])
         return conv(torch.cat([before, x, after], dim=-1), padding=(1, 0))
 
-    def upsample(self, upsample: nn.Module, x: Tensor, size: Sequence[int]) -> Tensor:
+    def upsample(self, upsample: nn.Module, x: Tensor, size: tuple[int, ...]) -> Tensor:
         before, after = self.kept[upsample]
         rows, length = size
         first, more = 2 * before.shape[-1], 2 * after.shape[-1]
@@ -144,8 +169,8 @@ def moments(sums: Tensor) -> tuple[Tensor, Tensor]:
     return mean, squares / count - mean.square()
 
 
-def stretch_around(changed: Tensor, multiple: int, margin: int) -> tuple[int, int] | None:
-    """First and last + 1 of the frames to compute; None if they are all.
+def stretch_around(changed: Tensor, multiple: int, margin: int) -> Stretch | None:
+    """The frames to compute; None if they are all.
 
     Args:
         changed: (t,) bool, on the CPU.
@@ -154,9 +179,11 @@ def stretch_around(changed: Tensor, multiple: int, margin: int) -> tuple[int, in
         margin: frames beside the changed ones, at least.
     """
     frames = changed.nonzero().flatten().tolist() or [0]
-    start = max(0, frames[0] - margin) // multiple * multiple
-    stop = min(len(changed), -(-(frames[-1] + 1 + margin) // multiple) * multiple)
-    return None if (start, stop) == (0, len(changed)) else (start, stop)
+    first, last = frames[0], frames[-1] + 1
+    start = max(0, first - margin) // multiple * multiple
+    stop = min(len(changed), -(-(last + margin) // multiple) * multiple)
+    whole = (start, stop) == (0, len(changed))
+    return None if whole else Stretch(start, stop, first, last)
 
 
 def held_frames(network: Network, run: Run) -> "HeldFrames":
@@ -180,7 +207,7 @@ class HeldFrames:
     Args:
         evaluate: `UNet.evaluate`, or a compiled form of it, which overwrites its results when it
             runs again.
-        stretch: first and last + 1 of the frames that every step computes; None: all.
+        stretch: what every step computes; None: all frames.
         full: of every step, if it computes all frames. The first one has to.
         levels: of the UNet.
         clips: their number.
@@ -189,7 +216,7 @@ class HeldFrames:
     def __init__(
         self,
         evaluate: Evaluate,
-        stretch: tuple[int, int] | None,
+        stretch: Stretch | None,
         full: Sequence[bool],
         levels: int,
         clips: int,
@@ -210,10 +237,11 @@ class HeldFrames:
         self._adapt(branches * self.clips)
         if self.full[step] or not self.kept:
             return self._evaluate_all(latents, inputs, last=all(self.full[step + 1 : step + 2]))
-        start, stop = self.stretch
-        inputs = dataclasses.replace(inputs, frames=StretchFrames(self.kept))
-        noise = self.evaluate_frames(latents[:, :, start:stop], inputs)
-        return torch.cat([self.noise[:, :, :start], noise, self.noise[:, :, stop:]], dim=2)
+        own = latents[:, :, self.stretch.start : self.stretch.stop]
+        frames = StretchFrames(self._by_length(own.shape[2]), self.kept)
+        noise = self.evaluate_frames(own, dataclasses.replace(inputs, frames=frames))
+        before, _, after = self.stretch.cut(self.noise, 2)
+        return torch.cat([before, noise, after], dim=2)
 
     def _evaluate_all(self, latents: Tensor, inputs: StepInputs, *, last: bool) -> Tensor:
         """A full evaluation; kept of it is what the next one needs, unless that is full too."""
@@ -228,15 +256,13 @@ class HeldFrames:
             self.kept, self.noise = copies, noise.clone()
         return noise
 
-    def _by_length(self, length: int) -> dict[int, slice]:
-        """The stretch on every level, under the level's length."""
-        assert self.stretch is not None
-        start, stop = self.stretch
-        found = {}
+    def _by_length(self, length: int) -> dict[int, Stretch]:
+        """The stretch on every level, by the length of the level's feature maps."""
+        stretch, found = self.stretch, {}
         for _ in range(self.levels):
-            found[length] = slice(start, stop)
-            # as strided convolutions round
-            length, start, stop = -(-length // 2), start // 2, -(-stop // 2)
+            assert stretch is not None
+            found[length] = stretch
+            length, stretch = -(-length // 2), stretch.halved()
         return found
 
     def _adapt(self, entries: int) -> None:

@@ -4,8 +4,6 @@ All of them go through a `Frames`. This one computes every frame of the clip; `d
 those that keep what other frames need, and that compute a part of the frames.
 """
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
 from audiolitefocus.attention.modules import SelfAttention
@@ -22,7 +20,7 @@ class Frames:
         """A 3x3 convolution, of stride 1 or 2."""
         return conv(x)
 
-    def upsample(self, upsample: nn.Module, x: Tensor, size: Sequence[int]) -> Tensor:
+    def upsample(self, upsample: nn.Module, x: Tensor, size: tuple[int, ...]) -> Tensor:
         """`layers.Upsample` to a size of f and t."""
         return upsample(x, size)
 

@@ -28,8 +28,8 @@ SUGGESTED = {
 # what a recording is for: the option that it becomes, and those that then count
 USES = {
     "Vary": ("init_audio", ("strength",)),
-    "Replace a part": ("init_audio", ("strength", "inpaint")),
-    "Continue": ("continue_audio", ()),
+    "Replace a part": ("init_audio", ("strength", "inpaint", "refresh")),
+    "Continue": ("continue_audio", ("refresh",)),
 }
 
 
@@ -70,7 +70,7 @@ def read_options(
     given = {name: _typed(name, v) for name, v in values.items() if v not in (None, "")}
     check_no_file(given.get("reuse"))
     target, count = USES[use] if recording is not None else (None, ())
-    for name in ("strength", "inpaint"):
+    for name in ("strength", "inpaint", "refresh"):
         if name not in count:
             given.pop(name, None)
     if "inpaint" in count and "inpaint" not in given:

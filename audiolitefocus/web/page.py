@@ -28,7 +28,7 @@ from audiolitefocus.web.worker import Cancelled, Closed, Full, Worker  # noqa: E
 CACHE_SECONDS = (3600, 24 * 3600)  # Gradio's copies: looked through every hour, kept for a day
 ANSWERED = (ValueError, OSError, MemoryError, Full, Closed)  # errors that a visitor can mend
 OPEN = ("Sampling",)  # groups of options that are not folded away
-USED = ("strength", "inpaint")  # with some uses of a recording
+USED = ("strength", "inpaint", "refresh")  # with some uses of a recording
 FIRST = ("audio_length_in_s", "num_waveforms_per_prompt", "seed")
 EXAMPLES = [  # for the bundled model
     ["a bell over rain", 2.56, "dpm++", 25, 7.0],
@@ -117,7 +117,8 @@ class Page:
             self.use = gr.Radio(list(USES), value="Vary", label="What to do with it")
             with gr.Row():
                 self.fields["strength"] = component("strength", min_width=140)
-                self.fields["inpaint"] = component("inpaint", min_width=140, visible=False)
+                for name in ("inpaint", "refresh"):
+                    self.fields[name] = component(name, min_width=140, visible=False)
 
     def _connect(self) -> None:
         """What follows from what a visitor does."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from audiolitefocus.diffusion.held import MARGIN, HeldFrames, stretch_around
+from audiolitefocus.diffusion.held import MARGIN, HeldFrames, Stretch, stretch_around
 from audiolitefocus.models.layers import StepInputs
 from scripts.benchmark.contenders import STEP, Models, attention_of, latent_frames
 from scripts.benchmark.operations import counter
@@ -22,7 +22,7 @@ from scripts.benchmark.timing import machine
 
 def evaluations(
     models: Models, seconds: float, changed: float, attention: str
-) -> tuple[dict[str, Callable[[], object]], tuple[int, int]]:
+) -> tuple[dict[str, Callable[[], object]], Stretch]:
     """What is timed, by name, and the stretch."""
     unet, (latents, condition) = models.unet, models.inputs(seconds)
     with torch.inference_mode():
@@ -75,7 +75,12 @@ def main() -> None:
             call()
             times[name].append(time.process_time() - start)
     about = {"seconds": chosen.seconds, "changed": chosen.changed, "dtype": chosen.dtype}
-    about |= {**machine("cpu"), "attention": chosen.attention, "stretch": stretch}
+    about |= {"attention": chosen.attention}
+    about |= {
+        **machine("cpu"),
+        "attention": chosen.attention,
+        "stretch": [stretch.start, stretch.stop],
+    }
     print("            GFLOP    of full    processor s    of full")
     medians = {name: statistics.median(each) for name, each in times.items()}
     for name, count in operations.items():

@@ -5,7 +5,7 @@ python -m scripts.reuse.refresh --out scripts/results/refresh-demo.json
 Clips of a model's own are continued, and a span of them is inpainted: with every step in full, with
 fewer such steps, and with steps that compute a stretch of frames alone. The distance is that of the
 changed frames' latents from the full run's, over their norm; the cost is counted operations over
-the full run's.
+the full run's. The same command goes on where it was cut off.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from audiolitefocus.attention.settings import Attention
 from audiolitefocus.audio.length import ClipLength
 from audiolitefocus.config import UNetConfig
 from audiolitefocus.diffusion import held
-from audiolitefocus.diffusion.held import HeldFrames, stretch_around
+from audiolitefocus.diffusion.held import HeldFrames, Stretch, stretch_around
 from audiolitefocus.models.condition import Condition
 from audiolitefocus.models.layers import StepInputs
 from audiolitefocus.models.unet import UNet
@@ -38,9 +38,9 @@ STEPS = 25
 FEWER = (17, 13, 10, 8)
 # refresh, share of steps in full at the beginning, margin
 PARTIAL = (
-    *((2, start, 16) for start in (0.08, 0.2)),
-    *((refresh, start, 16) for refresh in (4, 8, 16) for start in (0.2, 1 / 3)),
+    *((refresh, 0.2, 16) for refresh in (2, 4, 8, 16)),
     *((4, 0.2, margin) for margin in (0, 32)),
+    *((refresh, start, 16) for start in (0.08, 1 / 3) for refresh in (2, 4, 8, 16)),
 )
 # seconds of the recording, of the clip, and of what changes of it
 TASKS = {
@@ -74,7 +74,7 @@ def variants() -> list[Variant]:
 
 
 def evaluation_operations(
-    config: UNetConfig, frames: int, stretch: tuple[int, int] | None, attention: Attention
+    config: UNetConfig, frames: int, stretch: Stretch | None, attention: Attention
 ) -> tuple[int, int]:
     """Operations of one guided evaluation in full, and of one of the stretch."""
     with FakeTensorMode(), torch.inference_mode():
@@ -147,8 +147,8 @@ class Trial:
         return (computed + (STEPS - computed) * part / full) / STEPS
 
     def row(self, variant: Variant) -> Row:
-        made = self.latents(variant)
-        self.full = self.full or made
+        self.full = self.full or self.latents(Variant())
+        made = self.full if variant == Variant() else self.latents(variant)
         distances = [float((a - b).norm() / b.norm()) for a, b in zip(made, self.full, strict=True)]
         error = stdev(distances) / len(distances) ** 0.5
         return Row(self.task, variant, self.cost(variant), mean(distances), error, distances)
@@ -163,10 +163,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     chosen = parser.parse_args()
     pipe = AudioLDM2Pipeline.from_pretrained(chosen.model, device="cpu")
-    rows: list[dict] = []
+    rows = json.loads(chosen.out.read_text())["rows"] if chosen.out.exists() else []
+    done = {(row["task"], Variant(**row["variant"])) for row in rows}
     for task in TASKS:
         trial = Trial(pipe, task, chosen.clips)
         for variant in variants():
+            if (task, variant) in done:
+                continue
             row = trial.row(variant)
             rows.append(asdict(row))
             print(f"{task} {variant}: cost {row.cost:.2f}, {row.distance:.3f}", flush=True)

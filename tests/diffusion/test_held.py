@@ -13,6 +13,7 @@ from audiolitefocus.diffusion.denoise import denoise
 from audiolitefocus.diffusion.held import (
     HeldFrames,
     KeepingFrames,
+    Stretch,
     held_frames,
     stretch_around,
     sums,
@@ -44,12 +45,12 @@ ATTENTIONS = (
 )
 # length of the clip, and the stretch in it
 STRETCHES = {
-    "at the end": (48, (32, 48)),
-    "in the middle": (48, (16, 32)),
-    "at the start": (48, (0, 16)),
-    "one token of the deepest level": (40, (24, 32)),
-    "at an odd end": (45, (32, 45)),
-    "before an odd end": (45, (16, 40)),
+    "at the end": (48, Stretch(32, 48, 40, 48)),
+    "in the middle": (48, Stretch(16, 32, 20, 28)),
+    "at the start": (48, Stretch(0, 16, 0, 9)),
+    "one token of the deepest level": (40, Stretch(24, 32, 24, 32)),
+    "at an odd end": (45, Stretch(32, 45, 35, 45)),
+    "before an odd end": (45, Stretch(16, 40, 16, 30)),
 }
 
 
@@ -77,17 +78,21 @@ def latents_of(clips: int, frames: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(clips, 8, frames, 16, generator=seeded(seed), dtype=torch.float64)
 
 
-def evaluator(unet: UNet, stretch: tuple[int, int], clips: int, full=(True, False)) -> HeldFrames:
+MIDDLE = Stretch(16, 32, 20, 28)
+
+
+def evaluator(unet: UNet, stretch: Stretch, clips: int, full=(True, False)) -> HeldFrames:
     return HeldFrames(unet.evaluate, stretch, full, len(unet.config.channels), clips)
 
 
 @torch.inference_mode()
 def full_and_stretch(unet: UNet, case: str, attention: str, *, clips: int = 1, branches: int = 2):
     """A full evaluation and one of the stretch, of the same latents; the stretch of both."""
-    frames, (start, stop) = STRETCHES[case]
+    frames, stretch = STRETCHES[case]
+    start, stop = stretch.start, stretch.stop
     latents = latents_of(clips, frames)
     inputs = inputs_of(unet, latents, attention, branches)
-    steps = evaluator(unet, (start, stop), clips)
+    steps = evaluator(unet, stretch, clips)
     full, beside = (steps.evaluate(latents, inputs, step, branches) for step in (0, 1))
     assert torch.equal(full, unet.evaluate(latents, inputs))  # keeping changes nothing
     assert torch.equal(beside[:, :, :start], full[:, :, :start])
@@ -124,7 +129,7 @@ def test_so_it_is_with_more_layers():
 @torch.inference_mode()
 def test_kept_frames_are_those_of_the_last_full_evaluation(unet):
     """What the others do meanwhile is not seen, and what the stretch does is."""
-    steps = evaluator(unet, (16, 32), 1, full=(True, False, False))
+    steps = evaluator(unet, MIDDLE, 1, full=(True, False, False))
     latents = latents_of(1, 48)
     inputs = inputs_of(unet, latents, "dense")
     steps.evaluate(latents, inputs, 0, 2)
@@ -146,7 +151,7 @@ def test_where_guidance_ends_the_conditions_half_goes_on_and_where_it_begins_all
         cross_kv={m: (k[2:], v[2:]) for m, (k, v) in both.cross_kv.items()},
         t5_mask=both.t5_mask[2:],
     )
-    steps = evaluator(unet, (16, 32), 2, full=(True, False, False, False))
+    steps = evaluator(unet, MIDDLE, 2, full=(True, False, False, False))
     steps.evaluate(latents, both, 0, 2)
     conditional = steps.evaluate(latents, one, 1, 1)
     assert_near(conditional, unet.evaluate(latents, one))
@@ -182,7 +187,8 @@ def test_sums_of_parts_are_those_of_all():
 def test_the_stretch_lies_on_multiples_around_what_changes(frames, changed, margin, expected):
     mask = torch.zeros(frames, dtype=torch.bool)
     mask[slice(*changed)] = True
-    assert stretch_around(mask, 8, margin) == expected
+    stretch = Stretch(*expected, *changed) if expected else None
+    assert stretch_around(mask, 8, margin) == stretch
 
 
 def test_some_steps_are_full():
@@ -259,7 +265,7 @@ def test_held_frames_do_not_leak_from_the_steps_between(single, variant, monkeyp
     def spoiled(self, latents, inputs, step, branches):
         noise = evaluate(self, latents, inputs, step, branches)
         if not self.full[step]:
-            noise[:, :, : self.stretch[0]] = float("nan")
+            noise[:, :, : self.stretch.start] = float("nan")
         return noise
 
     monkeypatch.setattr(HeldFrames, "evaluate", spoiled)
@@ -316,7 +322,7 @@ def test_nothing_is_held_without_a_recording_or_with_refresh_1(single):
     refreshed, whole = replace(OPTIONS, refresh=4), KnownLatents(known().latents)
     assert stretch(OPTIONS, known()) is None
     assert stretch(refreshed, None) is None and stretch(refreshed, whole) is None
-    assert stretch(refreshed, known()) == (32, 64)
+    assert stretch(refreshed, known()) == Stretch(32, 64, 48, 64)
 
 
 def test_the_recording_comes_back_bit_for_bit(pipe):
@@ -334,8 +340,8 @@ def test_the_recording_comes_back_bit_for_bit(pipe):
 
 @torch.inference_mode()
 def test_memory_of_keys_and_values_is_what_the_warning_says(single):
-    start, stop = 16, 24
-    frames = KeepingFrames(evaluator(single, (start, stop), 2)._by_length(FRAMES))
+    stretch = Stretch(16, 24, 16, 24)
+    frames = KeepingFrames(evaluator(single, stretch, 2)._by_length(FRAMES))
     latents = noise(2)
     both = condition(4)
     texts = single.cross_kv(Condition(both.loa.float(), both.t5.float()))
@@ -345,7 +351,7 @@ def test_memory_of_keys_and_values_is_what_the_warning_says(single):
     held_bytes = sum(part.numel() * 4 for parts in kept for part in parts)
     expected = kept_bytes(BundleConfig(unet=CONFIG), 2 * FRAMES, 4)
     # without the stretch; and before the text is first attended to, entries are half as many
-    found = held_bytes * FRAMES / (FRAMES - stop + start)
+    found = held_bytes * FRAMES / (FRAMES - 8)
     assert 0.8 * expected < found <= expected
 
 
@@ -373,15 +379,16 @@ def test_operations_of_a_run_are_those_of_its_steps(single):
 
 def stretch_operations(unet: UNet) -> int:
     """Counted of the stretch as a clip of its own, and added by hand what it sees of others."""
-    start, stop = stretch_around(known().changed, 8, held.MARGIN)
-    latents = torch.zeros(1, 8, stop - start, 16)
+    stretch = stretch_around(known().changed, 8, held.MARGIN)
+    length = stretch.stop - stretch.start
+    latents = torch.zeros(1, 8, length, 16)
     both = [Condition(torch.zeros(2, 8, 16), torch.zeros(2, 5, 8))]
     inputs = StepInputs(unet.time_biases(torch.tensor([5])), *unet.cross_kv(*both), {})
     alone = operations(lambda: unet.evaluate(latents, inputs))
     alone += operations(lambda: unet.time_biases(torch.tensor([5])))
     more = 0
     for level, channels in enumerate(CONFIG.channels):
-        rows, own, others = 16 >> level, (stop - start) >> level, (FRAMES - stop + start) >> level
+        rows, own, others = 16 >> level, length >> level, (FRAMES - length) >> level
         if level:  # scores, and values: two products each; before the text for one branch
             entries = attention_entries(level)
             more += entries * 2 * 2 * (rows * own) * (rows * others) * channels
