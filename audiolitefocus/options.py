@@ -146,10 +146,7 @@ class GenerationOptions:
         "Sampling", 200, Number(1, 1000, whole=True), "Denoising steps.", "steps"
     )
     sampler: str = _option(
-        "Sampling",
-        "ddim",
-        Choice(("ddim", "dpm++", "unipc", "sde-dpm++")),
-        "dpm++ needs only 20 to 25 steps.",
+        "Sampling", "ddim", Choice(("ddim", "dpm++")), "dpm++ needs only 20 to 25 steps."
     )
     eta: float = _option(
         "Sampling", 1.0, Number(0.0, 1.0), "Fresh noise in each step of ddim; 0 adds none."

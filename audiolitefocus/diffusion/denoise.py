@@ -90,21 +90,18 @@ def denoise(
         return latents if step_end is None else step_end(step, timesteps[step], latents)
 
     # 3. Noise -> latents
-    source, shape = fresh or ClipNoise(None, len(latents)), latents.shape[1:]
-
-    def fresh_noise() -> Tensor:
-        return source.fresh(shape).to(device)
-
-    arguments = predict, latents, timesteps, alphas
     if options.sampler == "dpm++":
-        yield from samplers.dpm_solver(*arguments, restore=finish_step)
-    elif options.sampler == "unipc":
-        yield from samplers.unipc(*arguments, restore=finish_step)
-    elif options.sampler == "sde-dpm++":
-        yield from samplers.sde_dpm_solver(*arguments, noise=fresh_noise, restore=finish_step)
+        yield from samplers.dpm_solver(predict, latents, timesteps, alphas, restore=finish_step)
     else:
+        source, shape = fresh or ClipNoise(None, len(latents)), latents.shape[1:]
         yield from samplers.ddim(
-            *arguments, eta=options.eta, noise=fresh_noise, restore=finish_step
+            predict,
+            latents,
+            timesteps,
+            alphas,
+            eta=options.eta,
+            noise=lambda: source.fresh(shape).to(device),
+            restore=finish_step,
         )
 
 
