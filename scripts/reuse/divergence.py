@@ -3,12 +3,14 @@
 python -m scripts.reuse.divergence --drafter partner --sampler dpm++ --steps 25 \\
     --guidance-scale 7 --share 0.3 --runs 2 --out divergence.json
 
-Along runs of --model, how much the noise that --drafter predicts of the same latents, guided as
-well, differs from the model's own: |a - b| / |a|, step by step, as a mean over clips. Prints the
-interval of that share of the steps in which it differs least (--drafter-interval).
+Along runs of --model, how much the guided noise that --drafter predicts of the same latents differs
+from the model's own, |a - b| / |a|, and how much the clean latents do that it stands for; step by
+step, as means over clips. Prints the interval of that share of the steps in which the clean latents
+differ least (--drafter-interval): noise alone hides it where latents are little else, at the start.
 """
 
 import json
+import math
 import sys
 
 import torch
@@ -20,14 +22,14 @@ from audiolitefocus.diffusion.denoise import GuidedNoise
 from audiolitefocus.diffusion.drafter import check_drafter, rescaled
 from audiolitefocus.diffusion.guidance import guide
 from audiolitefocus.diffusion.prompts import Prompts
-from audiolitefocus.diffusion.schedule import alphas_cumprod, timesteps_of
+from audiolitefocus.diffusion.schedule import alphas_cumprod
 from audiolitefocus.models.layers import StepInputs
 from scripts.reuse.rollouts import Rollouts, parser
 
 
-def divergences(rollouts: Rollouts, drafter: AudioLDM2Pipeline, runs: int) -> Tensor:
-    """(clips, steps): |a - b| / |a| of both models' guided noise."""
-    found = []
+def divergences(rollouts: Rollouts, drafter: AudioLDM2Pipeline, runs: int) -> tuple[Tensor, Tensor]:
+    """(clips, steps), both: |a - b| / |a| of the models' guided noise, and of the clean latents."""
+    levels, found = rollouts.levels, []
     for number in range(runs):
         predict, gains = predictor(rollouts, drafter, number)
         of_run: list[Tensor] = []
@@ -39,14 +41,22 @@ def divergences(rollouts: Rollouts, drafter: AudioLDM2Pipeline, runs: int) -> Te
             guided = len(noise) > len(latents)
             own = guide(noise, rollouts.options.guidance_scale) if guided else noise
             other = predict(latents * gains[step], step)
-            of_run.append((own - other).flatten(1).norm(dim=1) / own.flatten(1).norm(dim=1))
+            clean, noisy = math.sqrt(levels[step]), math.sqrt(1 - levels[step])
+            change, estimate = norm(own - other), norm(latents - noisy * own) / clean
+            of_run.append(torch.stack([change / norm(own), change * noisy / clean / estimate]))
             return noise
 
         with torch.inference_mode():
             for _ in rollouts.run(number, compare):
                 pass
-        found.append(torch.stack(of_run, dim=1).cpu())
-    return torch.cat(found)
+        found.append(torch.stack(of_run, dim=2).cpu())
+    noise, clean = torch.cat(found, dim=1)
+    return noise, clean
+
+
+def norm(x: Tensor) -> Tensor:
+    """(b, ...) -> (b,)"""
+    return x.flatten(1).norm(dim=1)
 
 
 @torch.inference_mode()
@@ -55,9 +65,9 @@ def predictor(
 ) -> tuple[GuidedNoise, list[float]]:
     """The drafter's guided noise of the clips of a run, and the gains of its latents."""
     options, config = rollouts.options, rollouts.pipe.config
-    timesteps = timesteps_of(options.sampler, rollouts.steps, config.schedule.train_steps)
     scale = drafter.config.vae.scale_factor / config.vae.scale_factor
-    theirs, levels, gains = rescaled(timesteps, alphas_cumprod(config.schedule), scale)
+    alphas = alphas_cumprod(config.schedule)
+    theirs, levels, gains = rescaled(rollouts.timesteps, alphas, scale)
     prompts = rollouts.batch(number)
     condition = drafter.encode_prompt(prompts)
     predict = GuidedNoise(
@@ -96,27 +106,26 @@ def main() -> None:
         drafter = AudioLDM2Pipeline.from_pretrained(chosen.drafter, device=chosen.device)
         prompts = Prompts.make(rollouts.batch(0), rollouts.pipe.config.unet)
         check_drafter(rollouts.pipe, drafter, rollouts.options, prompts)
-        found = divergences(rollouts, drafter, chosen.runs)
+        noise, clean = divergences(rollouts, drafter, chosen.runs)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    mean = found.mean(0).tolist()
-    start, stop = least_interval(mean, chosen.share)
+    start, stop = least_interval(clean.mean(0).tolist(), chosen.share)
     result = {
         "model": rollouts.pipe.config.name,
         "drafter": drafter.config.name,
         "seconds": rollouts.seconds,
         "options": {n: getattr(chosen, n) for n in ("steps", "sampler", "eta", "guidance_scale")},
-        "clips": len(found),
-        "divergence": mean,
-        "lowest": found.amin(0).tolist(),
-        "highest": found.amax(0).tolist(),
+        "clips": len(clean),
+        "noise": noise.mean(0).tolist(),
+        "clean": clean.mean(0).tolist(),
         "share": chosen.share,
         "drafter_interval": [start, stop],
     }
     with atomic_file(chosen.out) as beside:
         beside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    for step, value in enumerate(mean):
-        print(f"{step:4} {value:.4f}")
+    print("step  noise  clean latents")
+    for step, values in enumerate(zip(noise.mean(0), clean.mean(0), strict=True)):
+        print("{:4} {:.4f} {:.4f}".format(step, *map(float, values)))
     print(f"--drafter-interval {start:g}:{stop:g}")
 
 

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from audiolitefocus.diffusion.guidance import guide
-from audiolitefocus.diffusion.schedule import alphas_cumprod, timesteps_of
 from audiolitefocus.models.layers import StepInputs
 from audiolitefocus.reuse.settings import Table
 from scripts.reuse.rollouts import Rollouts, parser
@@ -64,9 +63,6 @@ class Learner:
         self.optimizer = torch.optim.Adam([self.logits], lr=RATE)
         costs = torch.tensor([rollouts.costs.of_unit(name) for name in self.names])
         self.costs = costs / costs.sum()
-        schedule, options = rollouts.pipe.config.schedule, rollouts.options
-        timesteps = timesteps_of(options.sampler, rollouts.steps, schedule.train_steps)
-        self.levels = [alphas_cumprod(schedule)[timestep] for timestep in timesteps]
 
     def run(self, number: int) -> float:
         """Learn along one run of a batch of clips. Returns the mean error of the clean latents."""
@@ -88,7 +84,7 @@ class Learner:
 
     def _learn(self, latents, inputs: StepInputs, step: int, noise: Tensor, kept: dict) -> float:
         """One step of the optimizer. Returns the error."""
-        scale, level = self.rollouts.options.guidance_scale, self.levels[step]
+        scale, level = self.rollouts.options.guidance_scale, self.rollouts.levels[step]
         shares = torch.sigmoid(self.logits[step])
         units = self.rollouts.units
         mixed = MixedInputs(

@@ -18,6 +18,7 @@ from audiolitefocus.atomic import atomic_file
 from audiolitefocus.attention.settings import attention_text
 from audiolitefocus.audio.length import ClipLength
 from audiolitefocus.diffusion.denoise import denoise
+from audiolitefocus.diffusion.schedule import alphas_cumprod, timesteps_of
 from audiolitefocus.models.layers import StepInputs
 from audiolitefocus.options import DEFAULTS, OPTIONS, SHORT, GenerationOptions, flag_of
 from audiolitefocus.reuse.settings import LearnedReuse, Table
@@ -58,6 +59,9 @@ class Rollouts:
         names = ("steps", "sampler", "eta", "guidance_scale")
         self.options = GenerationOptions.make(None, {n: getattr(chosen, n) for n in names})
         self.steps, self.unet = self.options.num_inference_steps, self.pipe.unet
+        schedule = self.pipe.config.schedule
+        self.timesteps = timesteps_of(self.options.sampler, self.steps, schedule.train_steps)
+        self.levels = [alphas_cumprod(schedule)[timestep] for timestep in self.timesteps]
         self.units = self.unet.units()
         self.costs = Costs(self.pipe.config, self.seconds, self.attention)
         self.prompts: list[str] = []

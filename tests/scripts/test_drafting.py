@@ -67,9 +67,10 @@ def test_a_model_does_not_diverge_from_itself_and_does_from_its_partner(
         options = ("--drafter", drafter, "--runs", 1, "--share", 0.5, "--out", out)
         run(monkeypatch, divergence, *RUN, *options)
         found[name] = json.loads(out.read_text())
-    assert found["self"]["divergence"] == [0.0] * 4 and found["self"]["clips"] == 2
-    values = found["partner"]["divergence"]
-    assert all(0 < value < 2 for value in values)
+    assert found["self"]["noise"] == found["self"]["clean"] == [0.0] * 4
+    assert found["self"]["clips"] == 2
+    values = found["partner"]["clean"]
+    assert all(0 < value < 2 for value in (*values, *found["partner"]["noise"]))
     start, stop = found["partner"]["drafter_interval"]
     sums = [values[n] + values[n + 1] for n in range(3)]
     assert (start, stop) == (sums.index(min(sums)) / 4, sums.index(min(sums)) / 4 + 0.5)
