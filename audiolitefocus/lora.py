@@ -20,6 +20,10 @@ class TakesAdapters:
     unet: UNet
     _adapters: tuple[tuple[Adapter, float], ...] = ()
 
+    def unets(self) -> list[UNet]:
+        """The UNet, and its copies on other devices."""
+        return [self.unet]
+
     @property
     def adapters(self) -> dict[str, float]:
         """Names of the adapters that the UNet has, and their scales."""
@@ -56,7 +60,8 @@ class TakesAdapters:
         touched = {
             layer for adapter, _ in (*self._adapters, *adapters) for layer in adapter.factors
         }
-        apply_adapters(self.unet, self.folder, adapters, touched)
+        for unet in self.unets():
+            apply_adapters(unet, self.folder, adapters, touched)
         self._adapters = tuple(adapters)
         # so that recipes of clips say which weights made them
         own = {name: digest for name, digest in self.config.files.items() if not is_adapter(name)}

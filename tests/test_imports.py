@@ -20,6 +20,7 @@ ORDER = [
     {"interop", "lora"},
     {"diffusion"},
     {"parallel"},
+    {"loaded"},
     {"pipeline"},
     {"batch", "check", "training"},
     {"web"},
