@@ -1,7 +1,7 @@
 """What in the UNet looks beyond one frame: norms, convolutions, resampling, self-attention.
 
-All of them go through a `Frames`. This one computes every frame of the clip; `diffusion.held` has
-those that keep what other frames need, and that compute a part of the frames.
+All of them go through a `Frames`. This one computes every frame of the clip; `diffusion.stretch`
+has those that keep what other frames need, and that compute a part of the frames.
 """
 
 from torch import Tensor, nn

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from audiolitefocus.diffusion.held import MARGIN, HeldFrames, Stretch, stretch_around
+from audiolitefocus.diffusion.held import MARGIN, HeldFrames
+from audiolitefocus.diffusion.stretch import Stretch, stretch_around
 from audiolitefocus.models.layers import StepInputs
 from scripts.benchmark.contenders import STEP, Models, attention_of, latent_frames
 from scripts.benchmark.operations import counter

@@ -25,7 +25,8 @@ from audiolitefocus.attention.settings import Attention
 from audiolitefocus.audio.length import ClipLength
 from audiolitefocus.config import UNetConfig
 from audiolitefocus.diffusion import held
-from audiolitefocus.diffusion.held import HeldFrames, Stretch, stretch_around
+from audiolitefocus.diffusion.held import HeldFrames
+from audiolitefocus.diffusion.stretch import Stretch, stretch_around
 from audiolitefocus.models.condition import Condition
 from audiolitefocus.models.layers import StepInputs
 from audiolitefocus.models.unet import UNet

@@ -10,17 +10,17 @@ from audiolitefocus.attention.modules import SelfAttention
 from audiolitefocus.config import BundleConfig, ScheduleConfig, UNetConfig
 from audiolitefocus.diffusion import held
 from audiolitefocus.diffusion.denoise import denoise
-from audiolitefocus.diffusion.held import (
-    HeldFrames,
-    KeepingFrames,
-    Stretch,
-    held_frames,
-    stretch_around,
-    sums,
-)
+from audiolitefocus.diffusion.held import HeldFrames, held_frames
 from audiolitefocus.diffusion.inpaint import KnownLatents
 from audiolitefocus.diffusion.network import Network, Run
 from audiolitefocus.diffusion.noise import ClipNoise
+from audiolitefocus.diffusion.stretch import (
+    KeepingFrames,
+    Stretch,
+    StretchFrames,
+    stretch_around,
+    sums,
+)
 from audiolitefocus.models.condition import Condition
 from audiolitefocus.models.layers import StepInputs
 from audiolitefocus.models.unet import UNet
@@ -79,6 +79,7 @@ def latents_of(clips: int, frames: int, seed: int = 0) -> torch.Tensor:
 
 
 MIDDLE = Stretch(16, 32, 20, 28)
+MIDDLE_OF_24 = Stretch(10, 18, 12, 16)
 
 
 def evaluator(unet: UNet, stretch: Stretch, clips: int, full=(True, False)) -> HeldFrames:
@@ -170,6 +171,21 @@ def test_sums_of_parts_are_those_of_all():
     variance = (squares / count - (total / count) ** 2).float()
     torch.testing.assert_close(variance, grouped.var(2, correction=0).float())
     assert sums(x.bfloat16(), 3).dtype == torch.float32
+
+
+@torch.inference_mode()
+def test_norms_follow_what_scales_and_shifts_all_frames():
+    """By the margin alone: the changed frames may be anything."""
+    norm = torch.nn.GroupNorm(2, 8, eps=1e-14).double()
+    norm.weight.data, norm.bias.data = torch.randn(2, 8, generator=seeded(1)).double()
+    earlier = torch.randn(2, 8, 4, 24, generator=seeded(), dtype=torch.float64) + 1
+    keeping = KeepingFrames({24: MIDDLE_OF_24})
+    keeping.norm(norm, earlier)
+    later = 0.5 * earlier - 2.0
+    later[..., 12:16] = torch.randn(2, 8, 4, 4, generator=seeded(2)).double()
+    own = MIDDLE_OF_24.cut(later)[1]
+    found = StretchFrames({8: MIDDLE_OF_24}, keeping.kept).norm(norm, own)
+    assert_near(found, MIDDLE_OF_24.cut(norm(later))[1])
 
 
 @pytest.mark.parametrize(
