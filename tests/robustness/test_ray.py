@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -36,7 +37,7 @@ psutil = pytest.importorskip("psutil")
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     """Ray with two CPUs, for all tests of this file: it takes long to start."""
-    before = dict(os.environ)
+    before, place = dict(os.environ), Path("/tmp") / f"alf-{os.getpid()}"
     os.environ |= {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     ray.init(
         num_cpus=2,
@@ -44,11 +45,12 @@ def cluster(tmp_path_factory):
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        _temp_dir=str(Path("/tmp") / f"alf-{os.getpid()}"),  # names of sockets may not be long
+        _temp_dir=str(place),  # names of sockets may not be long
     )
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
     yield
     ray.shutdown()
+    shutil.rmtree(place, ignore_errors=True)
     os.environ.clear()
     os.environ.update(before)
 
