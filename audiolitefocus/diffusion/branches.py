@@ -34,7 +34,6 @@ class OneNetwork:
         """As `Branches` says; without a negative condition in `run`, under the condition alone."""
         # 1. One evaluation, under both conditions where it is guided
         inputs = self.planner.inputs(
-            latents,
             step,
             min(branches, len(self.planner.conditioning)),
             self.store.reused(step, self.clips, branches),

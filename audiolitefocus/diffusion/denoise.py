@@ -11,7 +11,7 @@ from audiolitefocus.diffusion import samplers
 from audiolitefocus.diffusion.branches import Branches, OneNetwork
 from audiolitefocus.diffusion.guidance import Agreement, guidance_scales
 from audiolitefocus.diffusion.inpaint import KnownLatents
-from audiolitefocus.diffusion.network import Evaluate, Network, Run
+from audiolitefocus.diffusion.network import Draws, Evaluate, Network, Run
 from audiolitefocus.diffusion.noise import ClipNoise
 from audiolitefocus.diffusion.schedule import add_noise, alphas_cumprod, timesteps_of
 from audiolitefocus.models.condition import Condition
@@ -61,7 +61,8 @@ def denoise(
     steps, taken = options.num_inference_steps, options.steps_taken
     timesteps = timesteps_of(options.sampler, steps, schedule.train_steps, taken)
     levels = [alphas[t] for t in timesteps]
-    run = Run(len(noise), condition, negative, options, timesteps, levels, attention)
+    draws = Draws(unet, attention, noise.shape)
+    run = Run(len(noise), condition, negative, options, timesteps, levels, attention, draws)
     network = Network(unet, evaluate or unet.evaluate)
     predict = GuidedNoise(run, branches(run) if branches else OneNetwork(run, network))
 

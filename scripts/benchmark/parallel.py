@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from audiolitefocus.attention.settings import Attention, LiteFocus, attention_text
 from audiolitefocus.config import UNetConfig
-from audiolitefocus.diffusion.network import Network, Run
+from audiolitefocus.diffusion.network import Draws, Network, Run
 from audiolitefocus.models.condition import Condition
 from audiolitefocus.models.layers import StepInputs
 from audiolitefocus.models.unet import UNet
@@ -247,7 +247,9 @@ def measure_parts(seconds: float, dtype: torch.dtype, repeats: int) -> list[dict
     found = []
     for count in (2, 3, 4):
         options = GenerationOptions(num_inference_steps=STEPS, parallel=AsyncDiff(count))
-        run = Run(1, Condition(loa, t5), Condition(loa, t5), options, [500] * STEPS, [], "dense")
+        draws = Draws(unet, "dense", latents.shape)
+        text = Condition(loa, t5)
+        run = Run(1, text, text, options, [500] * STEPS, [], "dense", draws)
         with torch.inference_mode():
             parts = Parts(run, [Network(unet, unet.evaluate)] * count, frames, ROWS)
             parts(latents, 0, 2)
