@@ -19,26 +19,31 @@ from audiolitefocus.ops.transfer import to_device
 Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v -> out, (b, f, t, h, d)
 
 
-def plan_attention(
+def sample_indices(
     settings: LiteFocus | TokenMerging,
     rows: int,
     length: int,
     calls: int,
     generator: torch.Generator,
-    device: torch.device,
-) -> list[Attend]:
-    """Functions for `calls` self-attentions over a grid of rows x length, each with fresh indices.
+) -> Tensor | None:
+    """Fresh indices of `calls` self-attentions over a grid of rows x length; None for no indices.
 
-    Indices are drawn on the CPU by `generator` and are the same for all clips and for both halves
-    of the guidance.
+    They are drawn on the CPU, and are the same for all clips and for both halves of the guidance.
     """
     if isinstance(settings, TokenMerging):
-        drawn = to_device(sample_destinations(rows, length, calls, generator), device)
-        return [partial(tome_attention, destinations=d, ratio=settings.ratio) for d in drawn]
-    sampled = sample_compensation(settings, rows, length, calls, generator)
+        return sample_destinations(rows, length, calls, generator)
+    return sample_compensation(settings, rows, length, calls, generator)
+
+
+def plan_attention(
+    settings: LiteFocus | TokenMerging, sampled: Tensor | None, calls: int, device: torch.device
+) -> list[Attend]:
+    """Functions for `calls` self-attentions on a device, with the indices of `sample_indices`."""
     if sampled is None:
-        return [partial(litefocus_attention, scale=settings.scale)] * calls
+        return [partial(litefocus_attention, scale=settings.scale)] * calls  # type: ignore[union-attr]
     sampled = to_device(sampled, device)
+    if isinstance(settings, TokenMerging):
+        return [partial(tome_attention, destinations=d, ratio=settings.ratio) for d in sampled]
     if not settings.same_frequency:
         attend = partial(cross_frequency_attention, scale=settings.scale)
     else:

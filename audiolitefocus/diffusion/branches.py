@@ -46,7 +46,6 @@ class OneNetwork:
         latents = latents.to(self.network.device, non_blocking=True)
         evaluated = min(branches, len(self.planner.conditioning))
         inputs = self.planner.inputs(
-            latents,
             step,
             evaluated,
             self.store.reused(step, self.run.clips, branches),

@@ -13,7 +13,7 @@ from audiolitefocus.diffusion.branches import Branches, OneNetwork
 from audiolitefocus.diffusion.drafter import Drafter, OneModel, with_drafter
 from audiolitefocus.diffusion.guided import GuidedNoise
 from audiolitefocus.diffusion.inpaint import KnownLatents
-from audiolitefocus.diffusion.network import Evaluate, Network, Run
+from audiolitefocus.diffusion.network import Draws, Evaluate, Network, Run
 from audiolitefocus.diffusion.noise import ClipNoise
 from audiolitefocus.diffusion.schedule import add_noise, alphas_cumprod, timesteps_of
 from audiolitefocus.diffusion.windows import REFERENCE, Layout, WindowedNoise, share_nothing
@@ -70,7 +70,10 @@ def denoise(
     steps, taken = options.num_inference_steps, options.steps_taken
     timesteps = timesteps_of(options.sampler, steps, schedule.train_steps, taken)
     levels = [alphas[t] for t in timesteps]
-    run = Run(len(noise), condition, negative, options, timesteps, levels, attention, known)
+    frames = noise.shape[2]
+    at_once = min(window or frames, frames)
+    draws = Draws(unet, attention, at_once, noise.shape[3])
+    run = Run(len(noise), condition, negative, options, timesteps, levels, attention, draws, known)
     networks = [Network(unet, evaluate or unet.evaluate), *others]
 
     @cache
@@ -83,11 +86,11 @@ def denoise(
     # 2. At once, or in windows
     latents = noise.to(device, torch.float32)
     predict: samplers.Predict
-    if window is None or window >= noise.shape[2]:
+    if at_once == frames:
         predict, share = model(1, 0), share_nothing
     else:
         predict = windows = WindowedNoise(
-            Layout(noise.shape[2], window),
+            Layout(frames, at_once),
             lambda copies, group: model(copies, group % len(networks)).afresh(),
             len(noise),
             # frames of a recording differ, whatever their noise

@@ -17,7 +17,7 @@ from audiolitefocus.attention.settings import Attention
 from audiolitefocus.config import BundleConfig
 from audiolitefocus.diffusion.branches import OneNetwork
 from audiolitefocus.diffusion.guided import GuidedNoise
-from audiolitefocus.diffusion.network import Network, Run
+from audiolitefocus.diffusion.network import Draws, Network, Run
 from audiolitefocus.diffusion.prompts import Prompts
 from audiolitefocus.diffusion.schedule import half_log_snr
 from audiolitefocus.models.condition import Condition
@@ -124,6 +124,7 @@ def with_drafter(
         timesteps,
         levels,
         drafter.attention,
+        Draws(drafter.network.unet, drafter.attention, *run.draws.shape),
         run.known,
     ).repeated(copies)
     drafts = GuidedNoise(theirs, OneNetwork(theirs, drafter.network))

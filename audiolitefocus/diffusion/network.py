@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from audiolitefocus.attention.modules import CrossAttention, SelfAttention
-from audiolitefocus.attention.plan import Attend
+from audiolitefocus.attention.modules import CrossAttention
 from audiolitefocus.attention.settings import Attention
 from audiolitefocus.diffusion.inpaint import KnownLatents
 from audiolitefocus.models.condition import Condition, repeat_condition, stack_conditions
@@ -34,6 +33,31 @@ class Network:
         return self.evaluate != self.unet.evaluate
 
 
+class Draws:
+    """Indices of sparse attention, drawn once in a step for all networks of a call.
+
+    Args:
+        unet, attention: of the call.
+        frames, rows: of the latents that are evaluated at once.
+    """
+
+    def __init__(self, unet: UNet, attention: Attention, frames: int, rows: int):
+        self.unet, self.attention, self.shape = unet, attention, (frames, rows)
+        self.latents = torch.empty(1, unet.config.in_channels, frames, rows, device="meta")
+        self.generator = unet.sampling_generator(attention)
+        self.steps: dict[int, list[Tensor | None]] = {}
+        self.next = 0
+
+    def of(self, step: int) -> list[Tensor | None]:
+        """Those of a step, on the CPU: of a new one, of the last or of the one before it."""
+        while self.next <= step:
+            drawn = self.unet.draw(self.attention, self.latents, self.generator)
+            self.steps = {n: old for n, old in self.steps.items() if n == self.next - 1}
+            self.steps[self.next] = drawn
+            self.next += 1
+        return self.steps[step]
+
+
 @dataclass(frozen=True)
 class Run:
     """What all evaluations of one call have in common.
@@ -44,6 +68,7 @@ class Run:
         options: of the call.
         timesteps, levels: the training step, and the share of signal, of every step.
         attention: "dense", settings, or their text.
+        draws: indices of it.
         known: latents of a recording, of which frames may stay as they are.
     """
 
@@ -54,6 +79,7 @@ class Run:
     timesteps: Sequence[float]
     levels: Sequence[float]
     attention: Attention
+    draws: Draws
     known: KnownLatents | None = None
 
     def repeated(self, copies: int) -> "Run":
@@ -74,7 +100,7 @@ class StepPlanner:
 
     def __init__(self, network: Network, run: Run):
         unet = network.unet
-        self.network, self.attention = network, run.attention
+        self.network, self.attention, self.draws = network, run.attention, run.draws
         self.biases = unet.time_biases(torch.tensor(run.timesteps))
         # by branches of guidance: the conditional one alone, or both
         if run.negative is None:
@@ -82,27 +108,19 @@ class StepPlanner:
         else:
             both = unet.cross_kv(stack_conditions([run.negative, run.condition]))
             self.conditioning = {1: conditional_half(*both), 2: both}
-        self.generator = unet.sampling_generator(run.attention)
-        self.attend: dict[SelfAttention, Attend] = {}
-        self.drawn = 0  # steps whose indices have been drawn; `attend` is of the last of them
 
     def inputs(
         self,
-        latents: Tensor,
         step: int,
         branches: int,
         reused: Mapping[nn.Module, Tensor],
         recorded: dict[nn.Module, Tensor | None],
     ) -> StepInputs:
-        """Inputs of an evaluation of (clips, 8, t, 16) in a step; steps are asked for in order."""
-        # indices of steps that this network leaves out are drawn too, so that a step has its own
-        while self.drawn <= step:
-            self.attend = self.network.unet.plan(self.attention, latents, self.generator)
-            self.drawn += 1
+        """Inputs of an evaluation in a step."""
         return StepInputs(
             {block: bias[step : step + 1] for block, bias in self.biases.items()},
             *self.conditioning[branches],
-            self.attend,
+            self.network.unet.place(self.attention, self.draws.of(step)),
             reused,
             recorded,
         )

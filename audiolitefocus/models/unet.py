@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiolitefocus.attention.modules import CrossAttention, SelfAttention
-from audiolitefocus.attention.plan import Attend, plan_attention
+from audiolitefocus.attention.plan import Attend, plan_attention, sample_indices
 from audiolitefocus.attention.settings import Attention, parse_attention
 from audiolitefocus.config import UNetConfig
 from audiolitefocus.models.condition import Condition
@@ -304,19 +304,40 @@ class UNet(nn.Module):
             latents: (b, 8, t, 16), of which the shape matters.
             generator: as in `forward`; the loop hands the same one down at every step.
         """
+        generator = generator or self.sampling_generator(attention)
+        return self.place(attention, self.draw(attention, latents, generator))
+
+    def draw(
+        self, attention: Attention, latents: Tensor, generator: torch.Generator
+    ) -> list[Tensor | None]:
+        """Fresh indices for the self-attentions of every level, on the CPU. Args as in `plan`."""
         attention = self.check_attention(attention)
         if isinstance(attention, str):
-            return {}
-        generator = generator or self.sampling_generator(attention)
-        device, functions = self.conv_in.weight.device, dict[SelfAttention, Attend]()
+            return []
+        drawn: list[Tensor | None] = []
         # level by level, in the order in which the generator is drawn from
         length, rows = latents.shape[-2:]
         for level in range(len(self.config.channels)):
-            modules = self._self_attentions(level) if level in attention.levels else []
-            if modules:
-                attend = plan_attention(attention, rows, length, len(modules), generator, device)
-                functions.update(zip(modules, attend, strict=True))
+            sampled = None
+            if level in attention.levels:
+                calls = len(self._self_attentions(level))
+                sampled = sample_indices(attention, rows, length, calls, generator)
+            drawn.append(sampled)
             length, rows = -(-length // 2), -(-rows // 2)  # as a strided convolution rounds
+        return drawn
+
+    def place(
+        self, attention: Attention, drawn: list[Tensor | None]
+    ) -> dict[SelfAttention, Attend]:
+        """The functions of sparse self-attentions with indices that `draw` has drawn."""
+        device, functions = self.conv_in.weight.device, dict[SelfAttention, Attend]()
+        attention = self.check_attention(attention)
+        if isinstance(attention, str):
+            return functions
+        for level in sorted(set(attention.levels)):
+            modules = self._self_attentions(level)
+            attend = plan_attention(attention, drawn[level], len(modules), device)
+            functions.update(zip(modules, attend, strict=True))
         return functions
 
     def sampling_generator(self, attention: Attention) -> torch.Generator:

@@ -125,7 +125,7 @@ class Part:
         others = (n for n in range(len(self.pieces)) if n not in self.own)
         reused = {self.pieces[n]: self.received.get(n, ABSENT) for n in others}
         recorded: dict = {self.pieces[n]: None for n in self.sent}
-        inputs = self.planner.inputs(latents, step, branches, reused, recorded)
+        inputs = self.planner.inputs(step, branches, reused, recorded)
         noise = self.network.evaluate(latents, inputs)
         self.made = {n: recorded[self.pieces[n]] for n in self.sent}
         return noise

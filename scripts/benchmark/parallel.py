@@ -7,8 +7,7 @@ as one thread takes to launch all of its kernels, whichever is longer, and the e
 
     max(operations / throughput, launches * seconds of a launch) + bytes / bandwidth
 
-A table for people, then one line of JSON. `--parts` measures instead how long the parts of
-a full-size UNet take one after another on this CPU.
+A table for people, then one line of JSON.
 """
 
 import argparse
@@ -18,22 +17,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from audiolitefocus.attention.settings import Attention, LiteFocus, attention_text
 from audiolitefocus.config import UNetConfig
-from audiolitefocus.diffusion.network import Network, Run
 from audiolitefocus.models.condition import Condition
 from audiolitefocus.models.layers import StepInputs
 from audiolitefocus.models.unet import UNet
-from audiolitefocus.options import GenerationOptions
-from audiolitefocus.parallel.asyncdiff import Parts
 from audiolitefocus.parallel.parts import cut, piece_operations
 from audiolitefocus.parallel.settings import AsyncDiff
 from scripts.benchmark.operations import operations
-from scripts.benchmark.timing import machine, median, seconds_of
 
 FRAMES_A_SECOND, ROWS, STEPS = 25, 16, 25
 TRAINED = 10.24
@@ -238,42 +232,6 @@ def table(found: list[Prediction]) -> str:
     return "\n".join(lines)
 
 
-def measure_parts(seconds: float, dtype: torch.dtype, repeats: int) -> list[dict]:
-    """Times of the parts of a full-size UNet with random weights, one after another on this CPU."""
-    config, frames = UNetConfig(), round(seconds * FRAMES_A_SECOND)
-    unet = UNet(config).to(dtype).eval().requires_grad_(False)
-    loa, t5 = torch.randn(1, 8, config.loa_dim), torch.randn(1, 16, config.t5_dim)
-    latents = torch.randn(1, config.in_channels, frames, ROWS)
-    found = []
-    for count in (2, 3, 4):
-        options = GenerationOptions(num_inference_steps=STEPS, parallel=AsyncDiff(count))
-        run = Run(1, Condition(loa, t5), Condition(loa, t5), options, [500] * STEPS, [], "dense")
-        with torch.inference_mode():
-            parts = Parts(run, [Network(unet, unet.evaluate)] * count, frames, ROWS)
-            parts(latents, 0, 2)
-            turns = [timed_parts(parts, latents, step) for step in range(1, 1 + repeats)]
-        shares = [[time / sum(turn) for time in turn] for turn in turns]
-        times = [median([turn[n] for turn in turns]) for n in range(count)]
-        costs = piece_operations(unet, frames, ROWS, "dense", 2)
-        counted = [sum(costs[n] for n in own) / sum(costs) for own in cut(costs, count)]
-        found.append(
-            {
-                "parts": count,
-                "seconds": seconds,
-                "dtype": str(dtype),
-                "times": times,
-                "shares": [median([share[n] for share in shares]) for n in range(count)],
-                "counted": counted,
-            }
-        )
-    return found
-
-
-def timed_parts(parts: Parts, latents: Tensor, step: int) -> list[float]:
-    """Seconds of every part in one step."""
-    return [seconds_of(lambda part=part: part(latents, step, 2), "cpu") for part in parts.parts]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -282,38 +240,19 @@ def main() -> None:
     add("--seconds", type=float, nargs="+", default=(10.24, 80.0, 600.0))
     add("--throughput", type=float, default=THROUGHPUT, help="operations a second of a device")
     add("--launch", type=float, default=LAUNCH, help="seconds that launching a kernel takes")
-    add("--parts", action="store_true", help="measure the parts on this CPU instead")
-    add("--dtype", default="bfloat16")
-    add("--repeats", type=int, default=3)
     add("--output", type=Path, help="JSON file, such as scripts/results/NAME.json")
     chosen = parser.parse_args()
-    if chosen.parts:
-        rows = [
-            r
-            for s in chosen.seconds
-            for r in measure_parts(s, getattr(torch, chosen.dtype), chosen.repeats)
-        ]
-        found = {"what": "parts, measured", **machine("cpu"), "results": rows}
-    else:
-        predictions = [
-            p
-            for seconds in chosen.seconds
-            for p in Model(UNetConfig(), seconds, chosen.throughput, chosen.launch).predictions()
-        ]
-        print(table(predictions))
-        about = {
-            "throughput": chosen.throughput,
-            "launch": chosen.launch,
-            "links": LINKS,
-            "steps": STEPS,
-        }
-        rows = [asdict(p) for p in predictions]
-        found = {
-            "what": "several devices, predicted",
-            "torch": torch.__version__,
-            **about,
-            "results": rows,
-        }
+    predictions = [
+        prediction
+        for seconds in chosen.seconds
+        for prediction in Model(
+            UNetConfig(), seconds, chosen.throughput, chosen.launch
+        ).predictions()
+    ]
+    print(table(predictions))
+    assumed = {"throughput": chosen.throughput, "launch": chosen.launch, "links": LINKS}
+    about = {"what": "several devices, predicted", "torch": torch.__version__, "steps": STEPS}
+    found = {**about, **assumed, "results": [asdict(prediction) for prediction in predictions]}
     if chosen.output:
         chosen.output.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found))

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from audiolitefocus import AudioLDM2Pipeline, GenerationOptions
 from audiolitefocus.atomic import atomic_file
+from audiolitefocus.audio.length import ClipLength
 from audiolitefocus.diffusion.branches import OneNetwork
 from audiolitefocus.diffusion.drafter import check_drafter, rescaled
 from audiolitefocus.diffusion.guidance import guide
 from audiolitefocus.diffusion.guided import GuidedNoise
-from audiolitefocus.diffusion.network import Network, Run
+from audiolitefocus.diffusion.network import Draws, Network, Run
 from audiolitefocus.diffusion.prompts import Prompts
 from audiolitefocus.diffusion.schedule import alphas_cumprod
 from audiolitefocus.models.layers import StepInputs
@@ -72,6 +73,8 @@ def predictor(
     theirs, levels, gains = rescaled(rollouts.timesteps, alphas, scale)
     prompts = rollouts.batch(number)
     condition = drafter.encode_prompt(prompts)
+    length = ClipLength(rollouts.seconds, config)
+    attention = drafter.choose_attention(rollouts.chosen.attention, rollouts.seconds)
     run = Run(
         len(prompts),
         condition,
@@ -79,7 +82,8 @@ def predictor(
         options,
         theirs,
         levels,
-        drafter.choose_attention(rollouts.chosen.attention, rollouts.seconds),
+        attention,
+        Draws(drafter.unet, attention, length.latent_frames, length.latent_rows),
     )
     network = Network(drafter.unet, drafter.unet.evaluate)
     predict = GuidedNoise(run, OneNetwork(run, network))

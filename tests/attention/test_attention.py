@@ -21,7 +21,7 @@ from audiolitefocus.attention.litefocus import (
     litefocus_attention,
     sample_compensation,
 )
-from audiolitefocus.attention.plan import Attend, plan_attention
+from audiolitefocus.attention.plan import Attend, plan_attention, sample_indices
 from audiolitefocus.attention.settings import LiteFocus, TokenMerging
 from scripts.benchmark.written_out import authors_attention, naive_attention
 from tests.support.compare import seeded
@@ -61,7 +61,8 @@ def draw(lite: LiteFocus, shape: tuple[int, ...], seed: int = 0):
 def planned(variant: LiteFocus | TokenMerging, shape: tuple[int, ...], seed: int = 0) -> Attend:
     """The function of one call, with the indices of `draw`."""
     generator = torch.Generator().manual_seed(seed)
-    return plan_attention(variant, shape[1], shape[2], 1, generator, torch.device("cpu"))[0]
+    sampled = sample_indices(variant, shape[1], shape[2], 1, generator)
+    return plan_attention(variant, sampled, 1, torch.device("cpu"))[0]
 
 
 def assert_near(out: Tensor, expected: Tensor, tolerance: float = FLOAT32):

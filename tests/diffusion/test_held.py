@@ -12,7 +12,7 @@ from audiolitefocus.diffusion import held
 from audiolitefocus.diffusion.denoise import denoise
 from audiolitefocus.diffusion.held import HeldFrames, held_frames
 from audiolitefocus.diffusion.inpaint import KnownLatents
-from audiolitefocus.diffusion.network import Network, Run
+from audiolitefocus.diffusion.network import Draws, Network, Run
 from audiolitefocus.diffusion.noise import ClipNoise
 from audiolitefocus.diffusion.stretch import (
     KeepingFrames,
@@ -332,7 +332,8 @@ def test_two_threads_keep_apart(single):
 def test_nothing_is_held_without_a_recording_or_with_refresh_1(single):
     def stretch(options: GenerationOptions, recorded: KnownLatents | None):
         there = condition(1, 1)
-        run = Run(1, there, None, options, [999], [0.0], "dense", recorded)
+        draws = Draws(single, "dense", FRAMES, 16)
+        run = Run(1, there, None, options, [999], [0.0], "dense", draws, recorded)
         return held_frames(Network(single, single.evaluate), run).stretch
 
     refreshed, whole = replace(OPTIONS, refresh=4), KnownLatents(known().latents)
