@@ -292,16 +292,16 @@ def test_draws_of_a_full_step_are_those_it_would_have_anyway(single, monkeypatch
     """With the stretch's frames exact, every step is as in a full run, LiteFocus' keys included."""
     options = replace(OPTIONS, attention="litefocus:0.2:levels=1-3")
     drawn: dict[int, list[torch.Tensor]] = {}
-    plan = UNet.plan
+    place = UNet.place
     for refresh in (1, 4):
         found = drawn.setdefault(refresh, [])
 
         def noted(self, *arguments, found=found):
-            functions = plan(self, *arguments)
+            functions = place(self, *arguments)
             found.extend(attend.keywords["compensation"] for attend in functions.values())
             return functions
 
-        monkeypatch.setattr(UNet, "plan", noted)
+        monkeypatch.setattr(UNet, "place", noted)
         run(single, replace(options, refresh=refresh))
     assert len(drawn[1]) == len(drawn[4]) > STEPS
     assert all(torch.equal(a, b) for a, b in zip(drawn[1], drawn[4], strict=True))
