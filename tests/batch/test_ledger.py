@@ -117,7 +117,7 @@ def test_no_more_than_a_page_of_clips_is_in_memory(write_prompts, tmp_path, ledg
     def watched(clips):
         for number, clip in enumerate(clips):
             if number % 500 == 499:
-                alive.append(sum(isinstance(o, GenerationOptions) for o in gc.get_objects()))
+                alive.append(sum(type(o) is GenerationOptions for o in gc.get_objects()))
             yield clip
 
     ledger.plan(watched(plan_prompts(file, tmp_path, QUICK, ledger.notes())))

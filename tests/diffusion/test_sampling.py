@@ -54,7 +54,7 @@ def test_ddim_equals_diffusers_step_by_step(steps, eta):
         timesteps,
         ALPHAS,
         eta=eta,
-        noise=iter(noise).__next__,
+        noise=lambda i: noise[i],
     )
     for step, latents in enumerate(ours):
         predicted = toy_noise(expected, timesteps[step])
