@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from audiolitefocus.config import ScheduleConfig
-from audiolitefocus.diffusion import samplers
+from audiolitefocus.diffusion import samplers, windows
 from audiolitefocus.diffusion.denoise import denoise
 from audiolitefocus.diffusion.guidance import guide
 from audiolitefocus.diffusion.inpaint import KnownLatents
+from audiolitefocus.diffusion.network import Network
 from audiolitefocus.diffusion.schedule import alphas_cumprod, timesteps_of
 from audiolitefocus.models.layers import StepInputs
 from audiolitefocus.options import GenerationOptions
@@ -118,3 +119,22 @@ def test_every_group_ends_its_steps(networks):
     assert seen == [(step, count) for step in range(STEPS) for count in (1, 2)]
     plain = run_with(partial(denoise_clips, networks[:2]), OPTIONS, clips=3)
     assert (changed[-1] - plain[-1]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("variant", ["dense", "litefocus", "ddim", "reuse"])
+def test_the_windows_of_one_clip_are_shared_out(unet, networks, variant, monkeypatch):
+    options, shape = replace(OPTIONS, **VARIANTS[variant]), {"frames": 88, "window": 16}
+    monkeypatch.setattr(windows, "TOGETHER", 2)
+    expected = run_with(partial(denoise, unet), options, **shape)
+    used = {network: 0 for network in networks[:2]}
+
+    def counting(network: Network) -> Network:
+        def evaluate(latents, inputs):
+            used[network] += 1
+            return network.evaluate(latents, inputs)
+
+        return replace(network, evaluate=evaluate)
+
+    found = run_with(partial(denoise_clips, [*map(counting, used)]), options, **shape)
+    assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
+    assert min(used.values()) >= 2 * STEPS  # of seven windows in four groups
