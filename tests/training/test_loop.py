@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ pytest.importorskip("peft")
 pytest.importorskip("accelerate")
 
 SETTINGS = {"steps": 4, "batch_size": 2, "rank": 2, "seconds": (0.32, 0.64), "save_every": 2}
-SETTINGS |= {"learning_rate": 1e-3, "warmup": 0}
+SETTINGS |= {"learning_rate": 1e-3, "warmup": 0, "attention": "litefocus:0.2:weight=1"}
 
 
 class Silent(torch.nn.Module):
@@ -77,29 +78,41 @@ def state(folder) -> dict:
     return torch.load(folder / "state.pt", weights_only=True)
 
 
-@pytest.mark.parametrize("attention", ["dense", "litefocus:0.2:weight=1"])
-def test_a_run_that_was_cut_off_ends_as_one_that_was_not(tiny_bundle, sounds, tmp_path, attention):
-    train(tiny_bundle, sounds, tmp_path / "whole", attention=attention)
-    train(tiny_bundle, sounds, tmp_path / "parts", attention=attention, steps=2)
-    train(tiny_bundle, sounds, tmp_path / "parts", attention=attention)
-    whole, parts = state(tmp_path / "whole"), state(tmp_path / "parts")
-    assert whole["losses"] == parts["losses"] and whole["done"] == 4
-    for name, tensor in whole["trained"].items():
+@pytest.fixture(scope="module")
+def whole(tiny_bundle, sounds, tmp_path_factory):
+    """A folder in which a training has ended. Read only."""
+    return train(tiny_bundle, sounds, tmp_path_factory.mktemp("training") / "whole")
+
+
+@pytest.fixture(autouse=True)
+def uncounted(request, monkeypatch):
+    """Without the count of memory before, but where it is looked at."""
+    if "memory" not in request.node.name:
+        from audiolitefocus.training import finetune
+
+        monkeypatch.setattr(finetune, "training_memory", lambda *_, **__: "")
+
+
+def test_a_run_that_was_cut_off_ends_as_one_that_was_not(tiny_bundle, sounds, tmp_path, whole):
+    train(tiny_bundle, sounds, tmp_path, steps=2)
+    train(tiny_bundle, sounds, tmp_path)
+    expected, parts = state(whole), state(tmp_path)
+    assert expected["losses"] == parts["losses"] and expected["done"] == 4
+    for name, tensor in expected["trained"].items():
         assert torch.equal(tensor, parts["trained"][name])
-        assert torch.equal(whole["average"][name], parts["average"][name])
-    rows = list(csv.reader(open(tmp_path / "parts" / "loss.csv")))
+        assert torch.equal(expected["average"][name], parts["average"][name])
+    rows = list(csv.reader(open(tmp_path / "loss.csv")))
     assert rows[0] == ["step", "loss"] and [row[0] for row in rows[1:]] == ["1", "2", "3", "4"]
-    assert (tmp_path / "parts" / "loss.png").stat().st_size > 1000
+    assert (tmp_path / "loss.png").stat().st_size > 1000
 
 
-def test_what_is_trained_is_an_adapter_that_the_model_takes(tiny_bundle, sounds, tmp_path):
-    folder = train(tiny_bundle, sounds, tmp_path / "out")
+def test_what_is_trained_is_an_adapter_that_the_model_takes(tiny_bundle, whole):
     pipe = AudioLDM2Pipeline.from_pretrained(tiny_bundle, device="cpu")
     before = pipe.unet.state_dict()["middle.stage.transformers.0.proj_in.weight"].clone()
-    pipe.load_lora(folder)
+    pipe.load_lora(whole)
     after = pipe.unet.state_dict()["middle.stage.transformers.0.proj_in.weight"]
     assert not torch.equal(before, after)
-    assert json.loads((folder / "training.json").read_text())["rank"] == 2
+    assert json.loads((whole / "training.json").read_text())["rank"] == 2
 
 
 def test_a_whole_unet_becomes_a_bundle(tiny_bundle, sounds, tmp_path):
@@ -111,21 +124,19 @@ def test_a_whole_unet_becomes_a_bundle(tiny_bundle, sounds, tmp_path):
         assert torch.equal(weight, average[name])
 
 
-def test_activations_computed_again_give_the_same_gradients(tiny_bundle, sounds, tmp_path):
-    train(tiny_bundle, sounds, tmp_path / "kept", steps=1)
-    train(tiny_bundle, sounds, tmp_path / "again", steps=1, checkpointing=True)
-    kept, again = state(tmp_path / "kept"), state(tmp_path / "again")
-    for name, tensor in kept["trained"].items():
+def test_activations_computed_again_give_the_same_gradients(tiny_bundle, sounds, tmp_path, whole):
+    again = state(train(tiny_bundle, sounds, tmp_path, checkpointing=True))
+    for name, tensor in state(whole)["trained"].items():
         assert torch.equal(tensor, again["trained"][name])
 
 
-def test_a_folder_of_another_training_is_refused(tiny_bundle, sounds, tmp_path):
-    train(tiny_bundle, sounds, tmp_path / "out", steps=1)
+def test_a_folder_of_another_training_is_refused(tiny_bundle, sounds, tmp_path, whole):
     with pytest.raises(ValueError, match="holds a training with rank 2, not 3: name another"):
-        train(tiny_bundle, sounds, tmp_path / "out", rank=3)
-    (tmp_path / "out" / "state.pt").write_bytes(b"no state")
+        train(tiny_bundle, sounds, whole, rank=3)
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "state.pt").write_bytes(b"no state")
     with pytest.raises(ValueError, match="state.pt is damaged or of another training"):
-        train(tiny_bundle, sounds, tmp_path / "out")
+        train(tiny_bundle, sounds, tmp_path)
 
 
 def test_memory_is_counted_before(pipe):
