@@ -8,7 +8,7 @@
 PYTHON ?= python3
 PROMPT ?= a rising chirp
 BIN := .venv/bin
-PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-rest test-all
 .DELETE_ON_ERROR:

@@ -6,6 +6,10 @@ import pytest
 import torch
 
 
+# Files that take longest, which begin first: else a process waits for one of them at the end.
+LONGEST = ("test_ray.py", "test_page.py", "test_kills.py", "test_loop.py", "test_held.py")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the slow tests")
     parser.addoption("--weights", type=Path, metavar="FOLDER", help="a bundle of trained weights")
@@ -17,6 +21,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
     absent = {
         "slow": not config.getoption("--slow") and "give --slow",
         "cuda": not torch.cuda.is_available() and "no NVIDIA GPU here",
