@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 
-
 # Files that take longest, which begin first: else a process waits for one of them at the end.
 LONGEST = ("test_ray.py", "test_page.py", "test_kills.py", "test_loop.py", "test_held.py")
 
