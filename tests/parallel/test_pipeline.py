@@ -83,6 +83,7 @@ def test_calls_in_threads_do_not_disturb_each_other(devices):
     assert all(np.array_equal(x, y) for x, y in zip(alone, together, strict=True))
 
 
+@pytest.mark.slow
 def test_compiled_copies_make_the_same_and_parts_are_refused(tiny_bundle, pipe):
     compiled = AudioLDM2Pipeline.from_pretrained(tiny_bundle, device="cpu,cpu")
     compiled.compile(backend="eager")

@@ -170,6 +170,7 @@ class Mortal(ClipWorker):
         return [Result(number, False, clip.path.name) for number, clip in batch]
 
 
+@pytest.mark.slow
 def test_a_clip_that_kills_its_workers_is_given_up_and_named(cluster, tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("\n".join(["a|a", "deadly|b", "c|c", "d|d"]))
@@ -178,6 +179,7 @@ def test_a_clip_that_kills_its_workers_is_given_up_and_named(cluster, tmp_path):
         assert list(planned.failures()) == [f"{tmp_path}/out/b.wav: 2 workers died at it"]
 
 
+@pytest.mark.slow
 def test_a_worker_that_does_not_see_the_folder_ends_the_run(cluster, tmp_path, monkeypatch):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a|a")
