@@ -2,6 +2,7 @@
 
 import warnings
 
+import pytest
 import torch
 
 from audiolitefocus import AudioLDM2Pipeline
@@ -57,6 +58,7 @@ def test_steps_that_reuse_have_one_graph_and_full_ones_another(tiny_bundle, pipe
     assert torch.equal(compiled("rain", **options).audios, made) and backend.graphs == graphs
 
 
+@pytest.mark.slow
 def test_steps_of_a_stretch_have_one_graph_and_full_ones_others(tiny_bundle, pipe):
     torch._dynamo.reset()
     backend = FirstGraphs(limit=100)
