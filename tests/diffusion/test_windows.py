@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from audiolitefocus.config import ScheduleConfig, UNetConfig
+from audiolitefocus.config import ScheduleConfig
 from audiolitefocus.diffusion import samplers
 from audiolitefocus.diffusion.denoise import denoise
 from audiolitefocus.diffusion.inpaint import KnownLatents
@@ -21,19 +21,15 @@ from audiolitefocus.diffusion.windows import (
     WindowedNoise,
     window_seconds,
 )
-from audiolitefocus.models.condition import Condition
 from audiolitefocus.models.unet import UNet
 from audiolitefocus.options import GenerationOptions
-from tests.support.checkpoints import randomize
 from tests.support.compare import seeded
+from tests.support.denoising import tiny_condition, tiny_unet
 
 ALPHAS = alphas_cumprod(ScheduleConfig())
 CPU = torch.device("cpu")
 STEPS, REFERRING = 6, 2
 LENGTH = 16
-CONFIG = UNetConfig(
-    channels=(32, 32, 64), heads=(1, 2, 2), attention_levels=(1, 2), resnets=1, loa_dim=16, t5_dim=8
-)
 OPTIONS = GenerationOptions(num_inference_steps=STEPS, sampler="dpm++", guidance_scale=3.0)
 BATCHED = 2e-6  # of the largest latent: what another batch size may change in float32
 
@@ -152,13 +148,7 @@ def test_windows_equal_swapping_latents_after_every_step(frames, eta):
 
 @pytest.fixture(scope="module")
 def unet() -> UNet:
-    return randomize(UNet(CONFIG), 0).eval().requires_grad_(False)
-
-
-def condition(clips: int, seed: int) -> Condition:
-    generator = seeded(seed)
-    loa = torch.randn(1, 8, 16, generator=generator).expand(clips, -1, -1)
-    return Condition(loa, torch.randn(1, 3, 8, generator=generator).expand(clips, -1, -1))
+    return tiny_unet()
 
 
 @torch.inference_mode()
@@ -166,7 +156,7 @@ def run(unet: UNet, clips: int = 1, frames: int = 40, **changes) -> Tensor:
     arguments = {k: changes.pop(k) for k in ("window", "known", "attention") if k in changes}
     noise = [torch.randn(1, 8, frames, 16, generator=seeded(seed)) for seed in range(clips)]
     fresh = ClipNoise([seeded(seed) for seed in range(clips)], clips)
-    conditions = condition(clips, 1), condition(clips, 2)
+    conditions = tiny_condition(clips, 1), tiny_condition(clips, 2)
     options = replace(OPTIONS, **changes)
     *_, latents = denoise(
         unet, torch.cat(noise), *conditions, options, ScheduleConfig(), fresh=fresh, **arguments
