@@ -27,13 +27,13 @@ def check_speed(stages: Stages) -> Section:
     if not stages.works:
         return Section("Speed", [Row("step", "not measured: it needs the text and the UNet")])
     rows: list[Row] = []
-    last: dict[str, float] = {}  # seconds a step at the length before, for each attention
+    last: dict[str, float] = {}  # seconds a step at the length before, as measured or expected
     for length, before in zip(LENGTHS, (1, *LENGTHS), strict=False):
         seconds = length * stages.pipe.config.trained_seconds
         expected = {name: (length / before) ** 2 * value for name, value in last.items()}
         row = attempt(f"{seconds:g} s", partial(_times, stages, seconds, expected))
         rows.append(row)
-        last = {name: value for name, value in row.values.items() if value is not None}
+        last = expected | {name: value for name, value in row.values.items() if value is not None}
     return Section("Speed", rows)
 
 

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -99,6 +100,21 @@ def test_a_weight_that_is_nan_is_found_and_named(short_bundle, quick, tmp_path):
     assert (
         "4 checks failed: unet (model), unet (stages), sound (clip), unet (parity)" in result.stdout
     )
+
+
+def test_what_was_too_slow_at_one_length_is_not_measured_at_a_longer_one(monkeypatch):
+    measured = []
+
+    def step(stages, seconds, attention):
+        measured.append((seconds, attention == "dense"))
+        return 5.0 * seconds if attention == "dense" else 0.2 * seconds
+
+    monkeypatch.setattr(speed, "step_seconds", step)
+    config = SimpleNamespace(trained_seconds=2.56)
+    stages = SimpleNamespace(works=True, pipe=SimpleNamespace(config=config))
+    rows = speed.check_speed(stages).rows
+    assert measured == [(2.56, True), (10.24, False), (20.48, False)]
+    assert [row.text.count("too slow") for row in rows] == [0, 1, 1]
 
 
 def test_weights_that_cannot_be_loaded_are_a_failed_check(short_bundle, tmp_path):
