@@ -90,13 +90,18 @@ def sample_compensation(
     share = settings.sparse_ratio if settings.cross_frequency else 0.0
     least = 0 if settings.same_frequency else 1
     if settings.uniform:
-        order = torch.rand(calls, rows * length, generator=generator).argsort(-1)
-        sampled = order[..., : max(least, int(share * rows * length))]
+        chance = torch.rand(calls, rows * length, generator=generator)
+        sampled = _lowest(chance, max(least, int(share * rows * length)))
     else:
-        order = torch.rand(calls, rows, length, generator=generator).argsort(-1)
-        sampled = order[..., : max(least, int(share * length))]
+        chance = torch.rand(calls, rows, length, generator=generator)
+        sampled = _lowest(chance, max(least, int(share * length)))
         sampled = sampled + length * torch.arange(rows)[:, None]
     return sampled if sampled.numel() else None
+
+
+def _lowest(values: Tensor, count: int) -> Tensor:
+    """Where the lowest of the last dimension are, in rising order: (..., count)."""
+    return values.topk(count, largest=False).indices  # a quarter of a full sort's time
 
 
 def _appended(
