@@ -1,7 +1,7 @@
 """LoRA adapters (Hu et al. 2022) in PEFT's format, added to the weights of the UNet.
 
 W' = W + scale * alpha / r * B A for every adapter, summed up in float32: a network with adapters is
-as fast as one without, and reads the same. What is taken off again is read anew from the bundle, so
+as fast as one without, and reads the same. What is taken off is read again from the bundle, so
 that no rounding stays.
 """
 

@@ -193,7 +193,7 @@ class Finetune:
         except Exception as error:  # torch.load raises whatever a damaged file leads it to
             raise ValueError(
                 f"{path} is damaged or of another training ({str(error).splitlines()[0]}); remove "
-                f"it to begin anew"
+                f"it to start again"
             ) from None
 
 

@@ -211,7 +211,7 @@ def launch(
     limits: Limits | None = None,
     block: bool = True,
 ) -> Page:
-    """Show the page until the process is told to end: by Ctrl-C or, in its main thread, SIGTERM.
+    """Show the page until the process should end: by Ctrl-C or, in its main thread, SIGTERM.
 
     Args:
         pipe: a pipeline, or the name of a model.
@@ -225,7 +225,7 @@ def launch(
     page = Page(pipe, limits)
     page.blocks.queue(api_open=False)
     if block and threading.current_thread() is threading.main_thread():
-        # else a process that is told to end leaves its temporary folders behind
+        # else a process that SIGTERM ends leaves its temporary folders behind
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         page.blocks.launch(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from audiolitefocus.config import ScheduleConfig, UNetConfig
+from audiolitefocus.config import ScheduleConfig
 from audiolitefocus.diffusion import samplers
 from audiolitefocus.diffusion.denoise import denoise
 from audiolitefocus.diffusion.drafter import Drafter, Turns, rescaled
@@ -16,17 +16,15 @@ from audiolitefocus.diffusion.guidance import guide
 from audiolitefocus.diffusion.network import Network
 from audiolitefocus.diffusion.noise import ClipNoise
 from audiolitefocus.diffusion.schedule import alphas_cumprod, half_log_snr, timesteps_of
-from audiolitefocus.models.condition import Condition, stack_conditions
+from audiolitefocus.models.condition import stack_conditions
 from audiolitefocus.models.unet import UNet
 from audiolitefocus.options import GenerationOptions
 from audiolitefocus.reuse.settings import Reuse
 from tests.support.checkpoints import randomize
 from tests.support.compare import assert_same, seeded
+from tests.support.denoising import CONFIG, tiny_condition, tiny_unet
 
 STEPS = 8
-CONFIG = UNetConfig(
-    channels=(32, 32, 64), heads=(1, 2, 2), attention_levels=(1, 2), resnets=1, loa_dim=16, t5_dim=8
-)
 OTHER = replace(CONFIG, channels=(32, 64), heads=(1, 2), attention_levels=(1,), loa_dim=24)
 OPTIONS = GenerationOptions(num_inference_steps=STEPS, sampler="dpm++", guidance_scale=3.0)
 ALPHAS = alphas_cumprod(ScheduleConfig())
@@ -42,27 +40,18 @@ VARIANTS = {
 }
 
 
-def condition(seed: int, width: int) -> Condition:
-    generator = seeded(seed)
-    loa = torch.randn(1, 8, width, generator=generator)
-    return Condition(loa, torch.randn(1, 3, 8, generator=generator))
-
-
 @pytest.fixture(scope="module")
 def main() -> Drafter:
     """A model with its own text, as a drafter has it."""
-    unet = randomize(UNet(CONFIG), 0).eval().requires_grad_(False)
-    return Drafter(
-        Network(unet, unet.evaluate), condition(1, CONFIG.loa_dim), condition(2, CONFIG.loa_dim)
-    )
+    unet = tiny_unet()
+    return Drafter(Network(unet, unet.evaluate), tiny_condition(1, 1), tiny_condition(1, 2))
 
 
 @pytest.fixture(scope="module")
 def other() -> Drafter:
     unet = randomize(UNet(OTHER), 1).eval().requires_grad_(False)
-    return Drafter(
-        Network(unet, unet.evaluate), condition(3, OTHER.loa_dim), condition(4, OTHER.loa_dim)
-    )
+    texts = (tiny_condition(1, seed, OTHER.loa_dim) for seed in (3, 4))
+    return Drafter(Network(unet, unet.evaluate), *texts)
 
 
 @torch.inference_mode()

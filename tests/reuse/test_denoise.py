@@ -1,28 +1,23 @@
 """Denoising with reuse and with guidance in some steps: what is computed, and what comes out."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from audiolitefocus.config import ScheduleConfig, UNetConfig
-from audiolitefocus.diffusion import denoise as loop
 from audiolitefocus.diffusion.denoise import denoise
 from audiolitefocus.diffusion.guidance import FADE, Agreement, guidance_scales, guide
-from audiolitefocus.models.condition import Condition
 from audiolitefocus.models.layers import StepInputs
 from audiolitefocus.models.unet import UNet
 from audiolitefocus.options import GenerationOptions
 from audiolitefocus.reuse.settings import Reuse, check_reuse
 from audiolitefocus.reuse.store import ReuseStore
-from tests.support.checkpoints import randomize
 from tests.support.compare import seeded
+from tests.support.denoising import clip_noise, run_with, tiny_condition, tiny_unet
 
 STEPS = 8
-CONFIG = UNetConfig(
-    channels=(32, 32, 64), heads=(1, 2, 2), attention_levels=(1, 2), resnets=1, loa_dim=16, t5_dim=8
-)
 OPTIONS = GenerationOptions(num_inference_steps=STEPS, sampler="dpm++", guidance_scale=3.0)
 EVERY_OTHER = Reuse(2, start=0.0)
 BATCHED = 2e-6  # of the largest latent: what another batch size may change in float32
@@ -37,26 +32,11 @@ VARIANTS = {
 
 @pytest.fixture(scope="module")
 def unet() -> UNet:
-    return randomize(UNet(CONFIG), 0).eval().requires_grad_(False)
+    return tiny_unet()
 
 
-def condition(clips: int, seed: int) -> Condition:
-    generator = seeded(seed)
-    loa = torch.randn(1, 8, 16, generator=generator).expand(clips, -1, -1)
-    return Condition(loa, torch.randn(1, 3, 8, generator=generator).expand(clips, -1, -1))
-
-
-def noise(clips: int) -> torch.Tensor:
-    return torch.cat([torch.randn(1, 8, 16, 16, generator=seeded(seed)) for seed in range(clips)])
-
-
-@torch.inference_mode()
 def run(unet: UNet, options: GenerationOptions, clips: int = 1, **others) -> torch.Tensor:
-    attention = "dense" if options.attention == "auto" else options.attention
-    arguments = noise(clips), condition(clips, 1), condition(clips, 2), options, ScheduleConfig()
-    fresh = loop.ClipNoise([seeded(seed) for seed in range(clips)], clips)
-    steps = denoise(unet, *arguments, attention=attention, fresh=fresh, **others)
-    return list(steps)[-1]
+    return run_with(partial(denoise, unet), options, clips, **others)[-1]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -86,7 +66,7 @@ def test_a_clip_does_not_depend_on_its_batch(unet, variant):
 
 def test_reused_outputs_are_those_of_the_last_full_step(unet):
     """Against a walk by hand: the deep part of step 0 under the shallow one of step 1."""
-    latents, inputs = noise(1), [StepInputs(*prepared(unet, t)) for t in (999, 800)]
+    latents, inputs = clip_noise(1), [StepInputs(*prepared(unet, t)) for t in (999, 800)]
     deep = unet.units()["down.1"]
     recording = replace(inputs[0], recorded={deep: None})
     assert torch.equal(unet.evaluate(latents, recording), unet.evaluate(latents, inputs[0]))
@@ -102,7 +82,7 @@ def test_reused_outputs_are_those_of_the_last_full_step(unet):
 
 
 def prepared(unet: UNet, timestep: int):
-    return unet.time_biases(torch.tensor([timestep])), *unet.cross_kv(condition(1, 1)), {}
+    return unet.time_biases(torch.tensor([timestep])), *unet.cross_kv(tiny_condition(1, 1)), {}
 
 
 def operations(unet: UNet, options: GenerationOptions) -> int:

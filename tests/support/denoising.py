@@ -19,10 +19,10 @@ def tiny_unet() -> UNet:
     return randomize(UNet(CONFIG), 0).eval().requires_grad_(False)
 
 
-def tiny_condition(clips: int, seed: int) -> Condition:
+def tiny_condition(clips: int, seed: int, loa_dim: int = CONFIG.loa_dim) -> Condition:
     """The same text for every clip."""
     generator = seeded(seed)
-    loa = torch.randn(1, 8, 16, generator=generator).expand(clips, -1, -1)
+    loa = torch.randn(1, 8, loa_dim, generator=generator).expand(clips, -1, -1)
     return Condition(loa, torch.randn(1, 3, 8, generator=generator).expand(clips, -1, -1))
 
 
