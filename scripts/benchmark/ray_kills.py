@@ -9,7 +9,6 @@ one process makes without Ray. Linux only.
 
 import argparse
 import json
-import logging
 import random
 import threading
 import time
@@ -26,6 +25,7 @@ from audiolitefocus.batch.prompts import read_prompts
 from audiolitefocus.batch.ray import RayRun
 from audiolitefocus.batch.run import BatchRun
 from audiolitefocus.checkpoints.bundle import sha256
+from scripts.benchmark.local_ray import start_ray
 from scripts.benchmark.timing import cpu_name
 
 QUICK = GenerationOptions(audio_length_in_s=2.56, sampler="dpm++", num_inference_steps=5)
@@ -118,14 +118,7 @@ def main() -> None:
         pipe = AudioLDM2Pipeline.from_pretrained("demo", device="cpu")
         BatchRun(pipe, read_prompts(prompts, reference, QUICK)).run()
         expected = digests(reference)
-        ray.init(
-            num_cpus=2,
-            object_store_memory=100 << 20,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _temp_dir=chosen.temporary,
-        )
+        start_ray(chosen.temporary)
         runs: list[dict] = []
         while (left := chosen.kills - sum(run["killed"] for run in runs)) > 0:
             runs.append(one_run(prompts, expected, left, tuple(chosen.wait)))

@@ -9,7 +9,6 @@ measured in a process of its own. Linux only.
 
 import argparse
 import json
-import logging
 import subprocess
 import sys
 import threading
@@ -23,6 +22,7 @@ import ray
 from audiolitefocus import GenerationOptions
 from audiolitefocus.batch.ray import RayRun
 from audiolitefocus.batch.workers import ClipWorker, Result
+from scripts.benchmark.local_ray import start_ray
 from scripts.benchmark.timing import cpu_name
 
 QUICK = GenerationOptions(audio_length_in_s=2.56, sampler="dpm++", num_inference_steps=5)
@@ -73,14 +73,7 @@ def measure(count: int, temporary: str | None) -> dict:
         with RayRun(prompts, Path(folder) / "out", QUICK, model="demo") as run:
             planned, after_plan = time.monotonic(), dict(watch.peaks)
             disk = sum(path.stat().st_size for path in run.path.parent.iterdir())
-            ray.init(
-                num_cpus=2,
-                object_store_memory=100 << 20,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _temp_dir=temporary,
-            )
+            start_ray(temporary)
             totals = run.run(workers=2, worker=Idle)
         ended = time.monotonic()
     assert totals == (count, 0, 0), totals

@@ -1,7 +1,6 @@
 """Runs on a Ray cluster of this machine: the files of a run without it, whatever dies."""
 
 import json
-import logging
 import os
 import shutil
 import signal
@@ -29,6 +28,7 @@ ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 from audiolitefocus.batch import stores, units  # noqa: E402
 from audiolitefocus.batch.ray import RayRun, Totals  # noqa: E402
 from audiolitefocus.batch.workers import ClipWorker, Result  # noqa: E402
+from scripts.benchmark.local_ray import start_ray  # noqa: E402
 
 QUICK = GenerationOptions(audio_length_in_s=0.64, num_inference_steps=2)
 psutil = pytest.importorskip("psutil")
@@ -39,14 +39,7 @@ def cluster(tmp_path_factory):
     """Ray with two CPUs, for all tests of this file: it takes long to start."""
     before, place = dict(os.environ), Path("/tmp") / f"alf-{os.getpid()}"
     os.environ |= {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-    ray.init(
-        num_cpus=2,
-        object_store_memory=100 << 20,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _temp_dir=str(place),  # names of sockets may not be long
-    )
+    start_ray(str(place))
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
     yield
     ray.shutdown()
