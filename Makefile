@@ -1,6 +1,6 @@
 # make demo       a sound from the bundled model, and its spectrogram: out/demo.wav, out/demo.png
-# make test       lint, format, types, and the tests of the library with parity
-# make test-rest  robustness, scripts, the sounds of the demo model, and the page in a browser
+# make test       lint, format, types, and the tests of the core: networks to sounds, with parity
+# make test-rest  commands, batches, devices, training, the page and the server, robustness, scripts
 # make test-all   both
 #
 # Each creates .venv on its first run. PYTHON names the interpreter to make it from.
@@ -9,6 +9,8 @@ PYTHON ?= python3
 PROMPT ?= a rising chirp
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+CORE := $(addprefix tests/,attention audio checkpoints codec diffusion models ops parity reuse) \
+	$(wildcard tests/test_*.py)
 
 .PHONY: demo test test-rest test-all
 .DELETE_ON_ERROR:
@@ -23,10 +25,10 @@ test: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(PYTEST) --ignore=tests/robustness --ignore=tests/scripts --ignore=tests/web/test_page.py
+	$(PYTEST) $(CORE)
 
 test-rest: .venv/installed-dev
-	$(PYTEST) tests/robustness tests/scripts tests/web/test_page.py
+	$(PYTEST) tests $(addprefix --ignore=,$(CORE))
 
 test-all: test test-rest
 
