@@ -52,7 +52,7 @@ def denoise(
         options: sampler, steps, eta, guidance scale, and strength where a recording is varied.
         schedule: of training.
         attention: "dense", settings, or their text.
-        fresh: noise for "ddim" with eta above 0.
+        fresh: noise for "lcm", and for "ddim" with eta above 0.
         known: latents of a recording to start from, or to keep in part.
         window: frames of the windows in which longer clips are denoised (`windows`).
         evaluate: `unet.evaluate`, or a compiled form of it.
@@ -116,12 +116,15 @@ def denoise(
     arguments = predict, latents, timesteps, alphas
     if options.sampler == "dpm++":
         yield from samplers.dpm_solver(*arguments, restore=finish_step)
+        return
+    source, shape = fresh or ClipNoise(None, len(latents)), latents.shape[1:]
+
+    def fresh_noise(step: int) -> Tensor:
+        return share(to_device(source.fresh(shape), device), step)
+
+    if options.sampler == "lcm":
+        yield from samplers.lcm(*arguments, noise=fresh_noise, restore=finish_step)
     else:
-        source, shape = fresh or ClipNoise(None, len(latents)), latents.shape[1:]
-
-        def fresh_noise(step: int) -> Tensor:
-            return share(to_device(source.fresh(shape), device), step)
-
         yield from samplers.ddim(
             *arguments, eta=options.eta, noise=fresh_noise, restore=finish_step
         )

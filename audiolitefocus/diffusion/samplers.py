@@ -1,4 +1,4 @@
-"""DDIM and DPM-Solver++(2M).
+"""DDIM, DPM-Solver++(2M), and the sampler of consistency models.
 
 Samplers are generators: they yield the latents after every step, so the caller owns progress,
 previews and cancelling. They see the denoiser as a callable `predict(latents, step) -> noise`, in
@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from audiolitefocus.diffusion.schedule import half_log_snr
+from audiolitefocus.diffusion.schedule import add_noise, boundary, half_log_snr
 
 Predict = Callable[[Tensor, int], Tensor]
 Restore = Callable[[Tensor, int], Tensor]
@@ -89,5 +89,31 @@ def dpm_solver(
             - math.sqrt(after) * math.expm1(-h) * direction
         )
         previous, log_step = clean, h
+        latents = restore(latents, step)
+        yield latents
+
+
+def lcm(
+    predict: Predict,
+    latents: Tensor,
+    timesteps: Sequence[int],
+    alphas: Sequence[float],
+    *,
+    noise: Callable[[int], Tensor],
+    restore: Restore = restore_nothing,
+) -> Iterator[Tensor]:
+    """Multistep sampling of a consistency model (Luo et al. 2023, algorithm 3): to clean latents,
+    and back to the next timestep with fresh noise.
+
+    Args as in `ddim`; `timesteps` from `schedule.lcm_timesteps`. The last step stays clean, and has
+    no noise.
+    """
+    for step, (timestep, after) in enumerate(pairwise([*timesteps, None])):
+        assert timestep is not None
+        alpha, (skip, out) = alphas[timestep], boundary(timestep)
+        clean = (latents - math.sqrt(1 - alpha) * predict(latents, step)) / math.sqrt(alpha)
+        latents = skip * latents + out * clean
+        if after is not None:
+            latents = add_noise(latents, noise(step), alphas[after])
         latents = restore(latents, step)
         yield latents

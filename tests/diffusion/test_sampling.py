@@ -8,7 +8,8 @@ from audiolitefocus.config import ScheduleConfig
 from audiolitefocus.diffusion import samplers
 from audiolitefocus.diffusion.guidance import guide
 from audiolitefocus.diffusion.noise import ClipNoise
-from audiolitefocus.diffusion.schedule import alphas_cumprod, timesteps_of
+from audiolitefocus.diffusion.schedule import alphas_cumprod, consistency_grid, timesteps_of
+from tests.support.compare import seeded
 
 STEP_TOLERANCE = 2e-5  # diffusers multiplies 1000 alphas in float32, we in float64
 SCHEDULE = ScheduleConfig()
@@ -84,6 +85,58 @@ def test_dpm_solver_equals_diffusers_step_by_step(steps):
             latents, expected, rtol=STEP_TOLERANCE, atol=STEP_TOLERANCE * scale
         )
     assert step == steps - 1
+
+
+def lcm_scheduler():
+    diffusers = pytest.importorskip("diffusers")
+    return diffusers.LCMScheduler.from_config(ddim_scheduler().config)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 8])
+def test_lcm_equals_diffusers_step_by_step(steps):
+    scheduler = lcm_scheduler()
+    scheduler.set_timesteps(steps)
+    timesteps = timesteps_of("lcm", steps, 1000)
+    latents = expected = torch.randn(2, 8, 16, 16, generator=seeded(steps))
+    noise = [torch.randn(latents.shape, generator=seeded(100 + i)) for i in range(steps)]
+    ours = samplers.lcm(
+        lambda x, i: toy_noise(x, timesteps[i]),
+        latents,
+        timesteps,
+        ALPHAS,
+        noise=lambda i: noise[i],
+    )
+    for step, latents in enumerate(ours):
+        predicted = toy_noise(expected, timesteps[step])
+        drawn = seeded(100 + step)  # as the scheduler draws its noise
+        expected = scheduler.step(predicted, timesteps[step], expected, generator=drawn).prev_sample
+        scale = expected.abs().max().item()
+        torch.testing.assert_close(
+            latents, expected, rtol=STEP_TOLERANCE, atol=STEP_TOLERANCE * scale
+        )
+        expected = latents  # the toy denoiser is chaotic
+    assert step == steps - 1
+
+
+def test_timesteps_of_lcm_are_those_of_diffusers():
+    scheduler = lcm_scheduler()
+    for steps in range(1, 51):
+        scheduler.set_timesteps(steps)
+        assert timesteps_of("lcm", steps, 1000) == scheduler.timesteps.tolist()
+    assert timesteps_of("lcm", 4, 900) == [899, 683, 449, 233]
+    assert consistency_grid(7) == list(range(7))
+
+
+def test_the_last_step_of_lcm_draws_no_noise():
+    drawn = []
+
+    def noise(step):
+        drawn.append(step)
+        return torch.zeros(1)
+
+    timesteps = timesteps_of("lcm", 3, 1000)
+    *_, last = samplers.lcm(lambda x, i: x, torch.ones(1), timesteps, ALPHAS, noise=noise)
+    assert drawn == [0, 1]
 
 
 def test_trained_timesteps_are_the_papers():
