@@ -125,6 +125,19 @@ class AttentionRule:
 
 
 @dataclass(frozen=True)
+class Distilled:
+    """What weights were distilled for: few steps by one sampler, with the guidance baked in.
+
+    Attributes:
+        sampler: "lcm" (Luo et al. 2023).
+        guidance_scale: what an evaluation under the condition alone is worth.
+    """
+
+    sampler: str = "lcm"
+    guidance_scale: float = 3.5
+
+
+@dataclass(frozen=True)
 class BundleConfig:
     """All of a bundle's config.json."""
 
@@ -137,6 +150,7 @@ class BundleConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     trained_seconds: float = 10.24  # clip length; attention="auto" is sparse beyond it
     attention_rule: AttentionRule = field(default_factory=AttentionRule)
+    distilled: Distilled | None = None  # weights that were, and for what
     provenance: dict = field(default_factory=dict)  # free-form: where the weights came from
     files: dict[str, str] = field(default_factory=dict)  # sha256 by name, checked on loading
 

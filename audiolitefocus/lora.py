@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from audiolitefocus.checkpoints.adapters import SCALE, Adapter, apply_adapters
-from audiolitefocus.config import BundleConfig
+from audiolitefocus.checkpoints.bundle import load_config
+from audiolitefocus.config import BundleConfig, Distilled
 from audiolitefocus.models.unet import UNet
 from audiolitefocus.validation import check_rule
 
@@ -53,10 +54,11 @@ class TakesAdapters:
         self._set_adapters([])
 
     def _set_adapters(self, adapters: list[tuple[Adapter, float]]) -> None:
-        """Raise ValueError for two of one name, before anything is changed."""
+        """Raise ValueError for what does not go together, before anything is changed."""
         names = [adapter.name for adapter, _ in adapters]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"two different adapters are named {', '.join(twice)}: rename one")
+        distilled = self._distilled(adapters)
         touched = {
             layer for adapter, _ in (*self._adapters, *adapters) for layer in adapter.factors
         }
@@ -66,7 +68,17 @@ class TakesAdapters:
         # so that recipes of clips say which weights made them
         own = {name: digest for name, digest in self.config.files.items() if not is_adapter(name)}
         added = {f"{PREFIX}{adapter.name}:{scale:g}": adapter.sha256 for adapter, scale in adapters}
-        self.config = replace(self.config, files={**own, **added})
+        self.config = replace(self.config, files={**own, **added}, distilled=distilled)
+
+    def _distilled(self, adapters: list[tuple[Adapter, float]]) -> Distilled | None:
+        """What the UNet is distilled for, by its bundle or by an adapter. Raises ValueError."""
+        own = load_config(self.folder).distilled
+        all_of_them = [(self.config.name, own), *((a.name, a.distilled) for a, _ in adapters)]
+        found = [(name, distilled) for name, distilled in all_of_them if distilled is not None]
+        if len(found) > 1:
+            names = " and ".join(name for name, _ in found)
+            raise ValueError(f"{names} are distilled, each for itself: load one alone")
+        return found[0][1] if found else None
 
 
 def is_adapter(name: str) -> bool:

@@ -170,10 +170,14 @@ class GenerationOptions:
         "Compute the frames that stay in every N-th step only, and in the others what changes.",
     )
     num_inference_steps: int = _option(
-        "Sampling", 200, Number(1, 1000, whole=True), "Denoising steps.", "steps"
+        "Sampling", 200, Number(1, 1000, whole=True), "Denoising steps; of lcm 4.", "steps"
     )
     sampler: str = _option(
-        "Sampling", "ddim", Choice(("ddim", "dpm++")), "dpm++ needs only 20 to 25 steps."
+        "Sampling",
+        "ddim",
+        Choice(("ddim", "dpm++", "lcm")),
+        "dpm++ needs only 20 to 25 steps; lcm 2 to 8, with weights that were distilled for it, for "
+        "which it is the default.",
     )
     eta: float = _option(
         "Sampling", 1.0, Number(0.0, 1.0), "Fresh noise in each step of ddim; 0 adds none."
@@ -192,7 +196,10 @@ class GenerationOptions:
         f"{DRAFTER_INTERVAL[0]:g}:{DRAFTER_INTERVAL[1]:g}.",
     )
     guidance_scale: float = _option(
-        "Guidance", 3.5, Number(0.0, 1000.0), "How closely to follow the prompt; 1: no guidance."
+        "Guidance",
+        3.5,
+        Number(0.0, 1000.0),
+        "How closely to follow the prompt; 1: no guidance. Distilled weights have theirs baked in.",
     )
     guidance_interval: tuple[float, float] | None = _option(
         "Guidance",
@@ -280,6 +287,9 @@ class GenerationOptions:
             raise OptionError("{continue_audio} needs {audio_length_in_s}, that of the whole clip")
         if self.refresh > 1:
             self._check_refresh()
+        for name in ("negative_prompt", "guidance_interval", "adaptive_guidance"):
+            if self.sampler == "lcm" and getattr(self, name) is not None:
+                raise OptionError(f"{{sampler}} lcm has guidance baked in: leave out {{{name}}}")
         if self.steps_taken < 1:
             raise OptionError(
                 "{strength} {0:g} of {num_inference_steps} {1} is less than one step",
@@ -349,6 +359,11 @@ class GenerationOptions:
     def recording(self) -> "Source | None":
         """The recording that the clip is made from: a file's name, samples, or None."""
         return self.continue_audio if self.init_audio is None else self.init_audio
+
+    @property
+    def guided(self) -> bool:
+        """True if steps are evaluated without the text too; lcm has guidance in its weights."""
+        return self.guidance_scale > 1 and self.sampler != "lcm"
 
     @property
     def strength_used(self) -> float:

@@ -12,6 +12,7 @@ from torch import Tensor
 from audiolitefocus.attention.settings import Attention
 from audiolitefocus.audio.length import ClipLength
 from audiolitefocus.codec.decode import decode_blocks, fill
+from audiolitefocus.diffusion.distilled import options_for, warn_of_distillation
 from audiolitefocus.diffusion.drafter import Drafter, check_drafter
 from audiolitefocus.diffusion.noise import ClipNoise, initial_latents, seeded_streams
 from audiolitefocus.diffusion.prompts import Array, Prompts
@@ -137,6 +138,8 @@ class AudioLDM2Pipeline(LoadedModel, DiffusersHabits):
         # 1. Check everything before any work
         refuse(changes.keys() & CALLING, CALLING, "a call")
         options = GenerationOptions.make(options, changes)
+        warn_of_distillation(self.config, options)
+        options = options_for(self.config, options)
         self._check_call(options, output_type, callback_steps, callback_on_step_end_tensor_inputs)
         prompts = Prompts.make(
             prompt,
@@ -311,7 +314,7 @@ class AudioLDM2Pipeline(LoadedModel, DiffusersHabits):
         """Conditions of every clip, and of what guidance steers away from."""
         prompts, options = request.prompts, request.options
         condition, negative = prompts.embeds, prompts.negative_embeds
-        guided, copies = options.guidance_scale > 1, options.num_waveforms_per_prompt
+        guided, copies = options.guided, options.num_waveforms_per_prompt
         if condition is None or (guided and negative is None):
             with self.on_device(self.text):
                 if condition is None:

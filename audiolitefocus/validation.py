@@ -8,6 +8,7 @@ import dataclasses
 import json
 import math
 import numbers
+import types
 import typing
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -93,10 +94,12 @@ def from_dict(cls, data: object, where: str):
 
 
 def _typed(value, kind, where: str):
-    """`value` as a scalar type, dict, tuple[kind, ...], dict[str, str] or dataclass."""
+    """`value` as a scalar type, dict, tuple[kind, ...], dict[str, str] or dataclass (or None)."""
     if dataclasses.is_dataclass(kind):
         return from_dict(kind, value, where)
     origin = typing.get_origin(kind)
+    if origin is types.UnionType:  # a dataclass, or None
+        return None if value is None else _typed(value, typing.get_args(kind)[0], where)
     if origin is tuple and isinstance(value, (list, tuple)) and len(value) <= MAX_ENTRIES:
         return tuple(_typed(entry, typing.get_args(kind)[0], where) for entry in value)
     if origin is dict and isinstance(value, dict):

@@ -87,7 +87,7 @@ def noise() -> ClipNoise:
     + [(attention, dtype) for attention in ("dense", "litefocus") for dtype in OTHER_DTYPES],
 )
 @pytest.mark.parametrize("known", ["nothing", "a variation", "a part"])
-@pytest.mark.parametrize("sampler", ["ddim", "dpm++"])
+@pytest.mark.parametrize("sampler", ["ddim", "dpm++", "lcm"])
 def test_denoising_stays_on_the_device(noise, fake, attention, sampler, known, dtype):
     unet = on_cuda(UNet(CONFIG.unet), dtype)
     options = {"num_inference_steps": 3, "sampler": sampler, "attention": attention}

@@ -29,6 +29,7 @@ from audiolitefocus.batch.recipes import (
 from audiolitefocus.batch.requests import ClipRequest, check_sources, prepare
 from audiolitefocus.checkpoints.bundle import sha256
 from audiolitefocus.config import BundleConfig
+from audiolitefocus.diffusion.distilled import options_for
 from audiolitefocus.options import GenerationOptions
 from audiolitefocus.output import AudioOutput
 from audiolitefocus.pipeline import AudioLDM2Pipeline, Callback, OnBlock
@@ -272,7 +273,8 @@ def _origin(config: BundleConfig, clip: ClipRequest, drafter: BundleConfig | Non
 
 
 def _options_used(config: BundleConfig, clip: ClipRequest) -> GenerationOptions:
-    """The clip's options, with the length that is the default for this model."""
-    if clip.options.audio_length_in_s or clip.options.init_audio:
-        return clip.options
-    return replace(clip.options, audio_length_in_s=config.trained_seconds)
+    """The clip's options, with what is the default for this model: length, and few steps."""
+    options = options_for(config, clip.options)
+    if options.audio_length_in_s or options.init_audio:
+        return options
+    return replace(options, audio_length_in_s=config.trained_seconds)

@@ -13,6 +13,7 @@ import torch
 
 from audiolitefocus.batch.clips import is_missing, make_clips, save_clip
 from audiolitefocus.batch.requests import ClipRequest
+from audiolitefocus.diffusion.distilled import options_for
 from audiolitefocus.options import GenerationOptions
 from audiolitefocus.output import AudioOutput
 from audiolitefocus.pipeline import AudioLDM2Pipeline
@@ -99,7 +100,7 @@ class BatchRun:
             else:
                 self.report.kept.append(str(clip.path))
         self.batches = group(missing, batch_size)
-        self.steps = sum(map(_steps, self.batches))
+        self.steps = sum(map(self._steps, self.batches))
 
     def run(
         self,
@@ -118,7 +119,7 @@ class BatchRun:
 
     def _make_counting(self, batch: list[ClipRequest], on_progress, on_clip) -> None:
         """`_make`, with progress that adds up to `_steps(batch)` whatever fails or is repeated."""
-        left = _steps(batch)
+        left = self._steps(batch)
 
         def on_step(step, timestep, latents):
             nonlocal left
@@ -147,6 +148,10 @@ class BatchRun:
         for clip, output in zip(batch, outputs, strict=not reason):
             self._save(clip, output, on_clip)
 
+    def _steps(self, batch: list[ClipRequest]) -> int:
+        used = [options_for(self.pipe.config, clip.options) for clip in batch]
+        return sum(options.steps_taken * options.num_waveforms_per_prompt for options in used)
+
     def _save(self, clip: ClipRequest, output: AudioOutput, on_clip) -> None:
         try:
             save_clip(self.pipe, clip, output, self.drafter)
@@ -155,10 +160,6 @@ class BatchRun:
         else:
             self.report.made.append(str(clip.path))
             on_clip(clip, output)
-
-
-def _steps(batch: list[ClipRequest]) -> int:
-    return sum(c.options.steps_taken * c.options.num_waveforms_per_prompt for c in batch)
 
 
 def reason_of(error: Exception) -> str:

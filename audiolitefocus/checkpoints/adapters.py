@@ -9,17 +9,20 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from audiolitefocus.checkpoints.bundle import sha256
+from audiolitefocus.checkpoints.limits import make_config
 from audiolitefocus.checkpoints.tensors import open_safetensors
+from audiolitefocus.config import Distilled
 from audiolitefocus.validation import Number, check_rule, read_json, shown
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+DISTILLED = "distilled.json"  # beside them, of adapters for few steps
 PREFIX = "base_model.model."  # of keys, as PEFT writes them
 SCALE = Number(-100.0, 100.0)
 RANK = Number(1, 4096, whole=True)
@@ -33,11 +36,13 @@ class Adapter:
         name: of its folder.
         sha256: of its weights file.
         factors: by layer of the UNet, A (r, in) and B (out, r), and alpha / r.
+        distilled: what it makes of the UNet, if it is for few steps.
     """
 
     name: str
     sha256: str
     factors: Mapping[str, tuple[Tensor, Tensor, float]]
+    distilled: Distilled | None = None
 
     @classmethod
     def read(cls, folder: str | os.PathLike) -> "Adapter":
@@ -64,7 +69,10 @@ class Adapter:
         with open_safetensors(path) as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         gain = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-        return cls(folder.name, sha256(path), _factors(path, tensors, gain))
+        own, distilled = folder / DISTILLED, None
+        if own.is_file():
+            distilled = make_config(Distilled, read_json(own), f"{own}: distilled")
+        return cls(folder.name, sha256(path), _factors(path, tensors, gain), distilled)
 
     def delta(self, layer: str, scale: float) -> Tensor:
         """What is added to a layer's weight (out, in), float32."""
@@ -137,9 +145,20 @@ def parse_adapter(text: str) -> tuple[str, float]:
     return text, 1.0
 
 
-def write_adapter(folder: Path, unet_name: str, rank: int, tensors: Mapping[str, Tensor]) -> None:
-    """An adapter in PEFT's format: `tensors` are A and B by "LAYER.lora_A.weight"."""
-    from audiolitefocus.atomic import atomic_files
+def write_adapter(
+    folder: Path,
+    unet_name: str,
+    rank: int,
+    tensors: Mapping[str, Tensor],
+    *,
+    distilled: Distilled | None = None,
+) -> None:
+    """An adapter in PEFT's format: `tensors` are A and B by "LAYER.lora_A.weight".
+
+    Args:
+        distilled: what it was distilled for, which is written beside it.
+    """
+    from audiolitefocus.atomic import atomic_file, atomic_files
     from audiolitefocus.checkpoints.tensors import save_tensors
 
     layers = sorted({key.rsplit(".lora_", 1)[0] for key in tensors})
@@ -153,6 +172,9 @@ def write_adapter(folder: Path, unet_name: str, rank: int, tensors: Mapping[str,
         "target_modules": layers,
         "inference_mode": True,
     }
+    if distilled is not None:  # first: without it the weights would be taken for others
+        with atomic_file(folder / DISTILLED) as part:
+            part.write_text(json.dumps(asdict(distilled), indent=2) + "\n", encoding="utf-8")
     with atomic_files(folder / WEIGHTS, folder / CONFIG) as (weights, text):
         save_tensors(weights, {PREFIX + key: tensor for key, tensor in tensors.items()})
         text.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

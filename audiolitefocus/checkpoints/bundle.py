@@ -53,6 +53,7 @@ def load_config(folder: str | os.PathLike) -> BundleConfig:
             f"{path}: format {shown(version)}: this version reads {FORMAT_VERSION}; convert again"
         )
     data.setdefault("attention_rule", asdict(AttentionRule()))  # older bundles have none
+    data.setdefault("distilled", None)
     return make_config(BundleConfig, data, f"{path}: config")
 
 
@@ -154,6 +155,8 @@ def describe(folder: str | os.PathLike) -> Iterator[str]:
     config = load_config(folder)
     rate = config.vocoder.sampling_rate
     yield f"{config.name}: {rate} Hz, trained on {config.trained_seconds:g} s"
+    if (made := config.distilled) is not None:
+        yield f"  distilled for {made.sampler}, with guidance {made.guidance_scale:g} baked in"
     for name in COMPONENTS:
         count = sum(parameter.numel() for parameter in build(name, config).parameters())
         yield f"  {name:<11}{count:>13,} parameters{_size(folder / f'{name}.safetensors')}"

@@ -88,9 +88,11 @@ def export_diffusers(
         index[FOLDERS[name]] = [library, CLASSES[name]]
     (folder / "scheduler").mkdir()
     scheduler = {**SCHEDULER, **VERSION, **_renamed(config.schedule, names.SCHEDULE_NAMES)}
+    if config.distilled is not None:
+        scheduler["_class_name"] = "LCMScheduler"
     path = folder / "scheduler" / "scheduler_config.json"
     path.write_text(to_json(scheduler), encoding="utf-8")
-    index["scheduler"] = ["diffusers", SCHEDULER["_class_name"]]
+    index["scheduler"] = ["diffusers", scheduler["_class_name"]]
     text = to_json({"_class_name": PIPELINE, **VERSION, **index})
     (folder / INDEX).write_text(text, encoding="utf-8")
 

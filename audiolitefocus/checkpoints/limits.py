@@ -11,6 +11,7 @@ from audiolitefocus.config import (
     CONTEXTS,
     AttentionRule,
     BundleConfig,
+    Distilled,
     ProjectionConfig,
     ScheduleConfig,
     TextConfig,
@@ -51,6 +52,7 @@ BOUNDS: dict[type, dict[str, Number]] = {
         **dict.fromkeys(("sparse_ratio", "weight"), Number(0.0, 1.0)),
         "lengths": Number(1.0, 1e6),
     },
+    Distilled: {"guidance_scale": Number(1.0, 1000.0)},
     BundleConfig: {"trained_seconds": Number(0.01, MAX_SECONDS)},
 }
 
@@ -137,10 +139,16 @@ def _bundle_problems(config: BundleConfig) -> Iterator[str]:
         yield f"the networks do not fit together: {wrong}"
 
 
+def _distilled_problems(distilled: Distilled) -> Iterator[str]:
+    if distilled.sampler != "lcm":
+        yield f"sampler {shown(distilled.sampler)}: must be lcm"
+
+
 PROBLEMS: dict[type, Callable[[Any], Iterable[str]]] = {
     UNetConfig: _unet_problems,
     VAEConfig: _vae_problems,
     VocoderConfig: _vocoder_problems,
+    Distilled: _distilled_problems,
     BundleConfig: _bundle_problems,
 }
 

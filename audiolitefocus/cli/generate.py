@@ -211,8 +211,10 @@ def _make_one(clip, pipe, drafter) -> None:
     from tqdm import tqdm
 
     from audiolitefocus.batch import clips
+    from audiolitefocus.diffusion.distilled import options_for
 
-    total = clip.options.steps_taken * clip.options.num_waveforms_per_prompt
+    options = options_for(pipe.config, clip.options)
+    total = options.steps_taken * options.num_waveforms_per_prompt
     with tqdm(total=total, desc=printable(clip.path.name), unit="step") as bar:
         (made,) = clips.make_clips(
             pipe,

@@ -200,6 +200,7 @@ def shape_of_latents(config: BundleConfig) -> dict[str, object]:
         "hop length": vocoder.hop_length,
         "number of latent rows": vocoder.mel_bins // config.vae.downsampling,
         "number of latent channels": config.unet.in_channels,
+        "distillation": config.distilled,
         "noise schedule": (schedule.train_steps, schedule.beta_start, schedule.beta_end),
     }
 

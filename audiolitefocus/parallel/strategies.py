@@ -45,7 +45,7 @@ def choose_strategy(
         if options.parallel not in ("auto", "off"):
             raise ValueError("parallel: a drafter works on one device; leave out one of them")
         return "off"
-    guided, clips = options.guidance_scale > 1, clips + windowed
+    guided, clips = options.guided, clips + windowed
     shareable = guided or clips > 1  # one clip in one branch is not shared without being changed
     chosen = choose_parallel(
         options.parallel,

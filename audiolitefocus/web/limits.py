@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from audiolitefocus.audio.length import seconds_of
+from audiolitefocus.diffusion.distilled import options_for
 from audiolitefocus.diffusion.recording import changed_span
 from audiolitefocus.options import GenerationOptions
 from audiolitefocus.pipeline import AudioLDM2Pipeline
@@ -61,6 +62,7 @@ def check_for_model(
         ValueError: options that the model or the recording does not fit, or more sound than one
             request may ask for.
     """
+    options = options_for(pipe.config, options)
     train_steps = pipe.config.schedule.train_steps
     check_number("num_inference_steps", options.num_inference_steps, 1, train_steps)
     rate = pipe.sampling_rate

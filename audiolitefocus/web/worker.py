@@ -13,6 +13,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from audiolitefocus.batch.clips import make_together
+from audiolitefocus.diffusion.distilled import options_for
 from audiolitefocus.options import GenerationOptions
 from audiolitefocus.output import AudioOutput
 from audiolitefocus.pipeline import AudioLDM2Pipeline
@@ -195,7 +196,7 @@ class Worker:
                 job.on_error(Closed() if self._closed else error)
 
     def _make_together(self, batch: list[Job]) -> list[AudioOutput]:
-        options = batch[0].options
+        options = options_for(self.pipe.config, batch[0].options)
         steps = 0
 
         def on_step(step: int, timestep: int, latents: Tensor) -> None:

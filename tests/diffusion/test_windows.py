@@ -172,6 +172,7 @@ def test_a_window_as_long_as_the_clip_changes_nothing(unet, window):
 VARIANTS = {
     "dpm++": {},
     "ddim": {"sampler": "ddim", "eta": 1.0},
+    "lcm": {"sampler": "lcm"},
     "litefocus": {"attention": "litefocus:0.2"},
     "reuse": {"reuse": "deepcache:2:start=0"},
     "guidance": {"guidance_interval": (0.25, 0.75), "adaptive_guidance": 0.9},

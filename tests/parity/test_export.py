@@ -1,15 +1,17 @@
 """What save_pretrained writes, diffusers reads: the same networks, stage by stage, and back."""
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 from diffusers import AudioLDM2Pipeline as Theirs
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, LCMScheduler
 from safetensors.torch import load_file
 
 from audiolitefocus import AudioLDM2Pipeline, convert_checkpoint
-from audiolitefocus.config import demo_folder
+from audiolitefocus.config import Distilled, demo_folder
+from audiolitefocus.diffusion.schedule import timesteps_of
 from tests.support.checkpoints import digests
 from tests.support.compare import assert_same, compare_unets
 
@@ -93,6 +95,16 @@ def test_converted_back_it_is_the_same_bundle(tiny_bundle, tmp_path):
             assert ours.heads[1:] == theirs.heads[1:] and ours.channels == theirs.channels
         else:
             assert ours == theirs
+
+
+def test_distilled_weights_get_their_scheduler(tiny_bundle, tmp_path):
+    ours = AudioLDM2Pipeline.from_pretrained(tiny_bundle, device="cpu")
+    ours.config = replace(ours.config, distilled=Distilled("lcm", 3.5))
+    ours.save_pretrained(tmp_path / "saved")
+    scheduler = Theirs.from_pretrained(tmp_path / "saved").scheduler
+    assert type(scheduler) is LCMScheduler
+    scheduler.set_timesteps(4)
+    assert scheduler.timesteps.tolist() == timesteps_of("lcm", 4, 1000)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

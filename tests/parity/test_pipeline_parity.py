@@ -1,11 +1,15 @@
 """From prompt to waveform, the same as diffusers' AudioLDM2Pipeline computes it."""
 
 import warnings
+from copy import copy
+from dataclasses import replace
 
 import pytest
 import torch
 
 from audiolitefocus import AudioLDM2Pipeline
+from audiolitefocus.config import Distilled
+from audiolitefocus.diffusion.noise import ClipNoise
 
 WAVEFORM_TOLERANCE = 1e-4  # on samples in [-1, 1], after three steps and the vocoder, float32
 LATENT_TOLERANCE = 1e-4
@@ -106,6 +110,26 @@ def test_dpm_solver_equals_diffusers_with_its_scheduler(ours, theirs):
     finally:
         theirs.scheduler = before
     torch.testing.assert_close(mine.audios, reference.audios, rtol=0, atol=WAVEFORM_TOLERANCE)
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_lcm_equals_diffusers_with_its_scheduler(ours, theirs, steps):
+    """With the noise of ours: between steps theirs draws on from the initial noise's generator."""
+    diffusers = pytest.importorskip("diffusers")
+    distilled = copy(ours)
+    distilled.config = replace(ours.config, distilled=Distilled("lcm", 3.5))
+    call = {"prompt": "a bell", "audio_length_in_s": 1.28, "output_type": "pt"}
+    mine = distilled(seed=0, num_inference_steps=steps, **AS_DIFFUSERS, **call).audios
+    before = theirs.scheduler
+    theirs.scheduler = scheduler = diffusers.LCMScheduler.from_config(before.config)
+    step, (fresh,) = scheduler.step, ClipNoise(torch.Generator().manual_seed(0), 1).fresh_streams
+    scheduler.step = lambda *x, generator=None, **named: step(*x, generator=fresh, **named)
+    call |= {"num_inference_steps": steps, "guidance_scale": 1.0}
+    try:
+        reference = theirs(generator=torch.Generator().manual_seed(0), **call).audios
+    finally:
+        theirs.scheduler = before
+    torch.testing.assert_close(mine, reference, rtol=0, atol=WAVEFORM_TOLERANCE)
 
 
 def test_latents_and_precomputed_embeddings_equal_diffusers(ours, theirs):
