@@ -43,9 +43,24 @@ def finetune(
         ),
     ] = None,
     attention: Annotated[str, TRAINING(help="As for generate.")] = "auto",
+    distill: Annotated[
+        str | None,
+        TRAINING(
+            metavar="lcm",
+            help="Distil the model, so that 2 to 8 steps of the sampler lcm are enough, instead of "
+            "teaching it sounds.",
+        ),
+    ] = None,
+    guidance_scale: Annotated[
+        float | None, TRAINING(help="Baked in by --distill. Default: 3.5.")
+    ] = None,
     dropped: Annotated[
-        float, TRAINING(help="Share of clips that are shown without their text.")
-    ] = 0.1,
+        float | None,
+        TRAINING(
+            help="Share of clips that are shown without their text. Default: 0.1; with --distill "
+            "none, and no other."
+        ),
+    ] = None,
     checkpointing: Annotated[
         bool, TRAINING("--checkpointing", help="Less memory, a third slower.")
     ] = False,
@@ -70,6 +85,8 @@ def finetune(
         learning_rate=learning_rate,
         seconds=tuple(seconds or ()),
         attention=attention,
+        distill=distill,
+        guidance_scale=guidance_scale,
         dropped=dropped,
         checkpointing=checkpointing,
         seed=seed,

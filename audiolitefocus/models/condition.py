@@ -25,6 +25,11 @@ class Condition:
         """Entries of the batch."""
         return len(self.loa)
 
+    def to(self, device: torch.device | str) -> "Condition":
+        """The same on a device."""
+        t5, mask = (None if x is None else x.to(device) for x in (self.t5, self.t5_mask))
+        return Condition(self.loa.to(device), t5, mask)
+
     def __getitem__(self, clips: slice) -> "Condition":
         """Some entries of the batch."""
         t5, mask = (None if x is None else x[clips] for x in (self.t5, self.t5_mask))

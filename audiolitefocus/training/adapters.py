@@ -1,6 +1,7 @@
 """What of the UNet is trained: low-rank adapters beside its layers, by PEFT, or all of it."""
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -30,6 +31,30 @@ def add_adapters(unet: UNet, rank: int, seed: int) -> None:
         torch.manual_seed(seed)
         config = LoraConfig(r=rank, lora_alpha=rank, target_modules=layers, bias="none")
         inject_adapter_in_model(config, unet, adapter_name=ADAPTER)
+
+
+def frozen_teacher(unet: UNet, *, full: bool) -> Callable[..., Tensor]:
+    """The UNet as it is before it is trained, called as `UNet.forward` is.
+
+    Args:
+        full: a copy, because all of `unet` is trained; else `unet` without its adapters.
+    """
+    if full:
+        return copy.deepcopy(unet).requires_grad_(False)
+
+    def without_adapters(*inputs, **named):
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        layers = [module for module in unet.modules() if isinstance(module, BaseTunerLayer)]
+        for layer in layers:
+            layer.enable_adapters(False)
+        try:
+            return unet(*inputs, **named)
+        finally:
+            for layer in layers:
+                layer.enable_adapters(True)
+
+    return without_adapters
 
 
 def trained(unet: UNet) -> dict[str, nn.Parameter]:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from audiolitefocus.audio.length import ClipLength
 from audiolitefocus.pipeline import AudioLDM2Pipeline
@@ -54,6 +55,11 @@ def finetune(
     examples = read_examples(data)
     accelerator = _accelerator(device, mixed_precision)
     pipe = AudioLDM2Pipeline.from_pretrained(model, device=accelerator.device)
+    if pipe.config.distilled is not None:
+        raise ValueError(
+            f"{pipe.config.name} has been distilled: train the model that it was made of, and "
+            f"distil the result"
+        )
     lengths = settings.seconds or (pipe.config.trained_seconds,)
     settings = dataclasses.replace(settings, seconds=tuple(lengths))
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,11 +110,13 @@ def _make_samples(training: Finetune, prompts: Sequence[str], update: int) -> No
         return
     place = training.folder / "samples"
     place.mkdir(exist_ok=True)
+    few: dict[str, Any] = (
+        {} if training.settings.distill else {"sampler": "dpm++", "num_inference_steps": 25}
+    )
     with training.averaged():
         made = training.pipe(
             list(prompts),
-            num_inference_steps=25,
-            sampler="dpm++",
+            **few,
             audio_length_in_s=training.settings.seconds[0],
             seed=0,
         )

@@ -5,13 +5,15 @@ import csv
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from audiolitefocus.atomic import atomic_file, atomic_files
+from audiolitefocus.attention.settings import Attention
 from audiolitefocus.audio.length import ClipLength
 from audiolitefocus.checkpoints.adapters import write_adapter
 from audiolitefocus.models.condition import Condition
@@ -19,9 +21,11 @@ from audiolitefocus.pipeline import AudioLDM2Pipeline
 from audiolitefocus.training.adapters import (
     add_adapters,
     as_saved,
+    frozen_teacher,
     recompute_activations,
     trained,
 )
+from audiolitefocus.training.consistency import ConsistencyLoss, Network
 from audiolitefocus.training.encoded import Encoded
 from audiolitefocus.training.objective import Batch, NoiseLoss, draw_batch
 from audiolitefocus.training.settings import Finetuning
@@ -63,6 +67,7 @@ class Finetune:
         self.unconditional = unconditional(pipe)
         # 1. What is trained
         unet = pipe.unet.to(accelerator.device)
+        teacher = frozen_teacher(unet, full=settings.full) if settings.distill else None
         if settings.full:
             unet.requires_grad_(True)
         else:
@@ -79,11 +84,20 @@ class Finetune:
         )
         # 2. On what
         attention = pipe.choose_attention(settings.attention, max(lengths))
-        loss = NoiseLoss(unet, pipe.config.schedule, attention, settings.snr_gamma)
-        self.loss, self.optimizer = accelerator.prepare(loss.to(accelerator.device), optimizer)
+        loss = self._objective(attention, teacher).to(accelerator.device)
+        self.loss, self.optimizer = accelerator.prepare(loss, optimizer)
+        pipe.config = replace(pipe.config, distilled=settings.distilled)
         # 3. Where it stands
         self.done = 0
         self._resume()
+
+    def _objective(self, attention: Attention, teacher: Network | None) -> nn.Module:
+        """What is minimised: with a teacher, the loss of distillation."""
+        unet, schedule, settings = self.pipe.unet, self.pipe.config.schedule, self.settings
+        if teacher is None:
+            return NoiseLoss(unet, schedule, attention, settings.snr_gamma)
+        without, scale = self.unconditional.to(self.accelerator.device), settings.guidance_scale
+        return ConsistencyLoss(unet, teacher, schedule, attention, scale or 1.0, without)
 
     def run(self, on_update: Callable[[int, float], object] = lambda update, loss: None) -> None:
         """Train to the end; `on_update` is called with the number of updates and the loss."""
@@ -116,7 +130,10 @@ class Finetune:
         if not self.settings.full:
             pipe, rank = self.pipe, self.settings.rank
             tensors = {name: mean.cpu() for name, mean in self.average.items()}
-            write_adapter(self.folder, pipe.config.name, rank, as_saved(tensors))
+            distilled = self.settings.distilled
+            write_adapter(
+                self.folder, pipe.config.name, rank, as_saved(tensors), distilled=distilled
+            )
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -160,7 +177,7 @@ class Finetune:
             self.frames,
             self.settings.batch_size,
             torch.Generator().manual_seed(_seed(*place)),
-            dropped=self.settings.dropped,
+            dropped=self.settings.dropped or 0.0,
             train_steps=self.pipe.config.schedule.train_steps,
         )
 
@@ -220,9 +237,7 @@ def check_folder(folder: Path, about: Mapping[str, object]) -> None:
 def unconditional(pipe: AudioLDM2Pipeline) -> Condition:
     """The condition of clips without a text, on the CPU."""
     with pipe.on_device(pipe.text):
-        found = pipe.text.unconditional(1)
-    t5, mask = (None if x is None else x.cpu() for x in (found.t5, found.t5_mask))
-    return Condition(found.loa.cpu(), t5, mask)
+        return pipe.text.unconditional(1).to("cpu")
 
 
 def _seed(*place: int) -> int:

@@ -64,6 +64,8 @@ def training_memory(
         recompute_activations(unet)
     numbers = sum(parameter.numel() for parameter in trained(unet).values())
     weights = sum(p.numel() for p in unet.parameters()) - (0 if settings.full else numbers)
+    if settings.full and settings.distill:
+        weights *= 2  # the teacher's
     kept = _saved_bytes(unet, config, settings, attention, frames)
     return Memory(4 * weights, 4 * 4 * numbers, kept * itemsize // 4, numbers)
 

@@ -1,7 +1,7 @@
 """What is minimised: how wrong the UNet is about the noise in a batch of clips."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -32,13 +32,8 @@ class Batch:
     seed: int
 
     def to(self, device: torch.device) -> "Batch":
-        c = self.condition
-        loa, t5, mask = (None if x is None else x.to(device) for x in (c.loa, c.t5, c.t5_mask))
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name in ("latents", "noise", "steps"):
-            moved[name] = moved[name].to(device)
-        assert loa is not None
-        return Batch(**{**moved, "condition": Condition(loa, t5, mask)})
+        moved = ("latents", "noise", "condition", "steps")
+        return replace(self, **{name: getattr(self, name).to(device) for name in moved})
 
 
 def draw_batch(

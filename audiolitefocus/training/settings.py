@@ -4,14 +4,18 @@ import dataclasses
 from dataclasses import dataclass
 
 from audiolitefocus.attention.settings import attention_text, parse_attention
-from audiolitefocus.validation import MAX_SECONDS, MIN_SECONDS, Number, check_rule
+from audiolitefocus.config import Distilled
+from audiolitefocus.options import DEFAULTS
+from audiolitefocus.validation import MAX_SECONDS, MIN_SECONDS, Choice, Number, Rule, check_rule
 
-BOUNDS = {
+BOUNDS: dict[str, Rule] = {
     "steps": Number(1, 10_000_000, whole=True),
     "batch_size": Number(1, 4096, whole=True),
     "rank": Number(1, 1024, whole=True),
     "learning_rate": Number(0.0, 1.0, above=True),
     "dropped": Number(0.0, 1.0),
+    "distill": Choice(("lcm",)),
+    "guidance_scale": Number(1.0, 1000.0),
     "snr_gamma": Number(0.0, 1e6, above=True),
     "average": Number(0.0, 1.0),
     "seed": Number(0, 2**31 - 1, whole=True),
@@ -36,7 +40,11 @@ class Finetuning:
         seconds: lengths of clips, one of which is chosen for each batch; default: as the model was
             trained.
         attention: as at inference; "auto" is what the longest of the lengths would get.
-        dropped: the share of clips that are shown without their text, for guidance.
+        distill: "lcm" for consistency distillation (`consistency.ConsistencyLoss`), after which few
+            steps are enough; default: the usual loss, `objective.NoiseLoss`.
+        guidance_scale: that distillation bakes in; default: 3.5, that of a call.
+        dropped: the share of clips that are shown without their text, for guidance; default: 0.1,
+            and none in distillation, after which nothing is evaluated without a text.
         snr_gamma: see `objective.NoiseLoss`.
         average: decay of the average of the weights that is saved; 0: the last ones are.
         checkpointing: compute activations again on the way back: less memory, a third slower.
@@ -56,7 +64,9 @@ class Finetuning:
     warmup: int = 50
     seconds: tuple[float, ...] = ()
     attention: str = "auto"
-    dropped: float = 0.1
+    distill: str | None = None
+    guidance_scale: float | None = None
+    dropped: float | None = None
     snr_gamma: float = 5.0
     average: float = 0.99
     checkpointing: bool = False
@@ -73,6 +83,28 @@ class Finetuning:
         object.__setattr__(self, "attention", attention_text(parse_attention(self.attention)))
         if self.learning_rate is None:
             object.__setattr__(self, "learning_rate", 1e-5 if self.full else 1e-4)
+        self._check_distillation()
+
+    def _check_distillation(self) -> None:
+        """Set what depends on `distill`. Raises ValueError for what does not go with it."""
+        if self.distill is None and self.guidance_scale is not None:
+            raise ValueError(f"guidance_scale {self.guidance_scale:g} is baked in by distill alone")
+        if self.distill is not None and self.dropped:
+            raise ValueError(
+                f"dropped {self.dropped:g}: distilled weights are never evaluated without a text; "
+                f"leave it out"
+            )
+        if self.distill is not None and self.guidance_scale is None:
+            object.__setattr__(self, "guidance_scale", DEFAULTS["guidance_scale"])
+        if self.dropped is None:
+            object.__setattr__(self, "dropped", 0.1 if self.distill is None else 0.0)
+
+    @property
+    def distilled(self) -> Distilled | None:
+        """What the weights say of themselves afterwards."""
+        if self.distill is None:
+            return None
+        return Distilled(self.distill, self.guidance_scale or 1.0)
 
     def to_json(self) -> dict[str, object]:
         return dataclasses.asdict(self)
