@@ -4,7 +4,8 @@ python -m scripts.evaluate.frontier --clips 200 --seconds 2.56 --out frontier \\
     --full steps=25 --variants steps=17 steps=13 reuse=deepcache:3 "guidance_interval=0:0.8"
 
 A variant is a list of options, NAME=VALUE with commas between; what it does not name is --full's.
-Those that name a drafter_interval are made with the second model, --drafter.
+Those that name a drafter_interval are made with the second model, --drafter; those of the sampler
+lcm by weights with the distilled adapter, --lora.
 For each: FAD, KL and CLAP of its clips and how they differ from the full run's, clip by clip; the
 distance of log-mel spectrograms and of latents; counted operations as a share of the full run's;
 and the time of denoising, taken turn by turn. The same command goes on where it was cut off.
@@ -73,6 +74,7 @@ def arguments() -> argparse.Namespace:
     add("--reference-sounds", type=Path)
     add("--model", default="demo")
     add("--drafter", help="a second model, as --model")
+    add("--lora", help="an adapter for the sampler lcm, as finetune --distill makes them")
     add("--clips", type=int, default=200)
     add("--seconds", type=float, required=True)
     add("--full", default="steps=25", help="the run that others are compared with")
@@ -106,6 +108,12 @@ class Frontier:
             self.drafter = AudioLDM2Pipeline.from_pretrained(
                 chosen.drafter, device=chosen.device, dtype=chosen.dtype
             )
+        self.few_steps: AudioLDM2Pipeline | None = None
+        if chosen.lora:
+            self.few_steps = AudioLDM2Pipeline.from_pretrained(
+                chosen.model, device=chosen.device, dtype=chosen.dtype
+            )
+            self.few_steps.load_lora(chosen.lora)
         self.references = self.evaluation.references(chosen.seconds)
         self.full = self.options(chosen.full)
         self.counted: dict[tuple, Costs] = {}
@@ -125,7 +133,8 @@ class Frontier:
     def point(self, variant: str) -> Point:
         options, chosen = self.options(variant), self.chosen
         label = f"{slug(variant)}-{chosen.seconds:g}"
-        made = self.evaluation.make(self.references, label, options, self.drafter_of(options))
+        models = self.pipe_of(options), self.drafter_of(options)
+        made = self.evaluation.make(self.references, label, options, *models)
         captions = [reference.caption for reference in self.references]
         features = self.evaluation.measure(made, self.references, captions, label, paired=True)
         over_full, log_mels, time = None, None, None
@@ -147,6 +156,11 @@ class Frontier:
             **figures,  # type: ignore[arg-type]
             over_full=over_full,
         )
+
+    def pipe_of(self, options: GenerationOptions) -> AudioLDM2Pipeline:
+        """The model, for the sampler lcm with the adapter."""
+        few = self.few_steps is not None and options.sampler == "lcm"
+        return self.few_steps if few else self.pipe  # type: ignore[return-value]
 
     def drafter_of(self, options: GenerationOptions) -> AudioLDM2Pipeline | None:
         """The second model, for options that have steps for it."""
@@ -172,7 +186,8 @@ class Frontier:
     def operations(self, options: GenerationOptions) -> float:
         steps = options.steps_taken
         interval = options.guidance_interval or (0.0, 1.0)
-        scales = guidance_scales(options.guidance_scale, interval, steps)
+        scale = options.guidance_scale if options.guided else 1.0
+        scales = guidance_scales(scale, interval, steps)
         reuse = choose_reuse(options.reuse, options.sampler, steps)
         table = {} if reuse is None else reuse.table(steps)
         drafted = () if options.drafter_interval is None else options.drafted_steps
@@ -201,7 +216,7 @@ class Frontier:
 
         def denoise(chosen: GenerationOptions):
             options, drafter = replace(chosen, seed=0), self.drafter_of(chosen)
-            return lambda: self.pipe(
+            return lambda: self.pipe_of(options)(
                 prompts, options=options, drafter=drafter, output_type="latent"
             )
 
@@ -221,12 +236,16 @@ def run(chosen: argparse.Namespace) -> list[dict]:
     """All points, old and new."""
     if not chosen.drafter and any("drafter_interval=" in text for text in chosen.variants):
         raise ValueError("a variant with drafter_interval needs --drafter")
+    if not chosen.lora and any("sampler=lcm" in text for text in chosen.variants):
+        raise ValueError("a variant with sampler=lcm needs --lora")
     frontier = Frontier(chosen)
     path = chosen.results or chosen.out / "frontier.json"
     about = {**frontier.evaluation.about(), "full": chosen.full}
     if frontier.drafter is not None:
         config = frontier.drafter.config
         about |= {"drafter": config.name, "drafter_files": config.files}
+    if frontier.few_steps is not None:
+        about |= {"few_steps_files": frontier.few_steps.config.files}
     found = {"about": about, "machine": machine("cpu"), "points": []}
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))

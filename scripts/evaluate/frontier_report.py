@@ -41,6 +41,7 @@ def plot(points: list[dict], picture: Path) -> None:
         "reuse": "reuse",
         "guidance": "less guidance",
         "drafter": "a drafter",
+        "sampler": "another sampler",
     }
     for start, label in kinds.items():
         own = [p for p in points if p["log_mel"] and p["cost"] and p["variant"].startswith(start)]

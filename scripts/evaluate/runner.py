@@ -123,9 +123,10 @@ class Evaluation:
         references: list[Reference],
         label: str,
         options: GenerationOptions,
+        pipe: AudioLDM2Pipeline | None = None,
         drafter: AudioLDM2Pipeline | None = None,
     ) -> list[Path]:
-        """A clip for every reference; only those that are not there yet are made."""
+        """A clip for every reference, by `pipe` or the own one; only those that are missing."""
         folder = self.chosen.out / label
         folder.mkdir(exist_ok=True)
         clips = [
@@ -136,7 +137,8 @@ class Evaluation:
             )
             for i, r in enumerate(references)
         ]
-        run = BatchRun(self.pipe, clips, batch_size=self.chosen.batch_size, drafter=drafter)
+        size = self.chosen.batch_size
+        run = BatchRun(pipe or self.pipe, clips, batch_size=size, drafter=drafter)
         with tqdm(total=run.steps, desc=label, unit="step", disable=not run.batches) as bar:
             report = run.run(bar.update)
         for path, reason in report.failed.items():

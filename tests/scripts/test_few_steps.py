@@ -1,0 +1,75 @@
+"""scripts/demo/few_steps.py, and the sampler lcm in scripts/evaluate/frontier.py."""
+
+import pytest
+import torch
+
+from audiolitefocus import AudioLDM2Pipeline
+from audiolitefocus.checkpoints.adapters import WEIGHTS
+from audiolitefocus.checkpoints.tensors import open_safetensors
+from audiolitefocus.config import Distilled
+from scripts.demo import few_steps
+from scripts.demo.world import clips
+from scripts.evaluate import frontier
+from tests.support.compare import assert_same
+
+pytest.importorskip("peft")
+pytest.importorskip("accelerate")
+
+FEW = 3  # clips, instead of a thousand
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A very short distillation."""
+    out = tmp_path_factory.mktemp("few") / "out"
+    options = ("--out", out, "--thousands", 1, "--steps", 2, "--batch-size", 2, "--rank", 1)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (few_steps, clips):
+            patch.setattr(module, "CHUNK", FEW)
+        patch.setattr("sys.argv", ["few_steps", *map(str, options)])
+        few_steps.main()
+    return out / "adapter"
+
+
+def test_clips_keep_their_loudness(folder, monkeypatch):
+    for module in (few_steps, clips):
+        monkeypatch.setattr(module, "CHUNK", FEW)
+    pipe = AudioLDM2Pipeline.from_pretrained("demo", device="cpu")
+    examples = few_steps.encode_clips(pipe, folder.parent / "clips", 1)
+    shown = clips.shown(1)
+    assert len(examples) == len(shown)
+    (example,) = [examples[place] for place, seed in enumerate(shown) if seed == FEW - 1][:1]
+    mel = torch.from_numpy(clips.clip(FEW - 1)[1]).half().float()[None]  # as it is kept
+    expected = pipe.vae.encode(mel)[0][0] * pipe.config.vae.scale_factor
+    assert_same(example.latents, expected)
+    condition = pipe.encode_prompt(few_steps.draw(FEW - 1).caption)
+    assert_same(example.condition.loa, condition.loa)
+    assert_same(example.condition.t5[:, : condition.t5.shape[1]], condition.t5)
+    assert example.condition.t5_mask.sum() == condition.t5_mask.sum()
+
+
+def test_what_comes_out_is_an_adapter_for_few_steps(folder):
+    pipe = AudioLDM2Pipeline.from_pretrained("demo", device="cpu")
+    pipe.load_lora(folder)
+    assert pipe.config.distilled == Distilled("lcm", 7.0)
+    with open_safetensors(folder / WEIGHTS) as file:
+        assert {file.get_tensor(key).dtype for key in file.keys()} == {torch.float16}  # noqa: SIM118
+
+
+def test_the_frontier_makes_lcm_with_the_adapter(folder, tmp_path, monkeypatch):
+    options = ("--clips", 2, "--seconds", 0.64, "--full", "steps=4", "--out", tmp_path)
+    monkeypatch.setattr("sys.argv", ["frontier", *map(str, options), "--lora", str(folder)])
+    found = frontier.Frontier(frontier.arguments())
+    few = found.options("sampler=lcm,steps=2")
+    assert found.pipe_of(few).adapters == {folder.name: 1.0}
+    assert found.pipe_of(found.full) is found.pipe and not found.pipe.adapters
+    # half the steps, without the second half
+    assert 0.25 < found.cost(few) < 0.3
+
+
+def test_lcm_without_an_adapter_is_refused(tmp_path, monkeypatch):
+    options = ("--clips", 2, "--seconds", 0.64, "--no-time", "--out", tmp_path)
+    options = (*options, "--variants", "sampler=lcm,steps=2")
+    monkeypatch.setattr("sys.argv", ["frontier", *map(str, options)])
+    with pytest.raises(SystemExit, match="a variant with sampler=lcm needs --lora"):
+        frontier.main()
