@@ -29,10 +29,31 @@ class UNetConfig:
     loa_dim: int = 768
     t5_dim: int = 1024
     norm_groups: int = 32
+    absent: tuple[str, ...] = ()  # names of transformers that it was pruned of
+
+    @property
+    def transformers(self) -> dict[str, tuple[int, str]]:
+        """Level and context of every transformer by its name in the UNet, in the order of running.
+
+        Names do not depend on `absent`: "down.1.stages.0.transformers.2" is always the third one
+        after that residual block.
+        """
+        levels, absent = range(len(self.channels)), set(self.absent)
+        stages = [(f"down.{at}.stages.{i}", at) for at in levels for i in range(self.resnets)]
+        stages.append(("middle.stage", levels[-1]))
+        for number, at in enumerate(reversed(levels)):
+            stages += [(f"up.{number}.stages.{i}", at) for i in range(self.resnets + 1)]
+        every = {
+            f"{stage}.transformers.{number}": (at, context)
+            for stage, at in stages
+            if at in self.attention_levels
+            for number, context in enumerate(self.contexts)
+        }
+        return {name: entry for name, entry in every.items() if name not in absent}
 
     @property
     def layers(self) -> int:
-        """Transformer layers going down and up: 45 for AudioLDM2."""
+        """Transformer layers going down and up, absent ones too: 45 for AudioLDM2."""
         stages = len(self.attention_levels) * (2 * self.resnets + 1)
         return stages * len(self.contexts) * self.depth
 

@@ -100,8 +100,8 @@ class DiffusersHabits:
             variant: stands in the names of weights files, as "fp16" in model.fp16.safetensors.
 
         Raises:
-            ValueError: a folder with something in it; a model without tokenizers, or with an order
-                of contexts that diffusers does not have.
+            ValueError: a folder with something in it; a model without tokenizers, that was pruned,
+                or with an order of contexts that diffusers does not have.
             OSError: the folder cannot be written.
         """
         from audiolitefocus.checkpoints.export import export_diffusers  # needs the converter

@@ -234,12 +234,10 @@ def denoising_bytes(config: BundleConfig, frames: int, itemsize: int) -> float:
 def kept_bytes(config: BundleConfig, frames: int, itemsize: int) -> float:
     """Memory of the keys and values that `diffusion.held` keeps of guided denoising."""
     unet, rows = config.unet, config.vocoder.mel_bins // config.vae.downsampling
-    modules = unet.depth * sum(2 if context == "self" else 1 for context in unet.contexts)
     numbers = 0.0
-    for level in unet.attention_levels:
-        # the middle goes with the deepest level
-        stages = 2 * unet.resnets + 1 + (level == len(unet.channels) - 1)
-        numbers += 2 * stages * modules * unet.channels[level] * rows * frames / 4**level
+    for level, context in unet.transformers.values():
+        modules = unet.depth * (2 if context == "self" else 1)
+        numbers += 2 * modules * unet.channels[level] * rows * frames / 4**level
     return 2 * numbers * itemsize
 
 

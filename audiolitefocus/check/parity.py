@@ -21,6 +21,8 @@ def check_parity(stages: Stages) -> Section:
     """Compare the UNet with diffusers', if that is installed."""
     if importlib.util.find_spec("diffusers") is None:
         return Section("Parity", [Row("unet", "not compared: pip install diffusers")])
+    if stages.pipe.config.unet.absent:
+        return Section("Parity", [Row("unet", "not compared: diffusers has no pruned UNets")])
     if stages.condition is None:
         return Section("Parity", [Row("unet", "not compared: it needs the text")])
     return Section("Parity", [attempt("unet", lambda: _compare(stages))])

@@ -6,6 +6,7 @@ gpt2/ in transformers' layout with their tokenizers.
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -52,8 +53,11 @@ def load_config(folder: str | os.PathLike) -> BundleConfig:
         raise ValueError(
             f"{path}: format {shown(version)}: this version reads {FORMAT_VERSION}; convert again"
         )
-    data.setdefault("attention_rule", asdict(AttentionRule()))  # older bundles have none
+    # older bundles have none of these
+    data.setdefault("attention_rule", asdict(AttentionRule()))
     data.setdefault("distilled", None)
+    if isinstance(unet := data.get("unet"), dict):
+        unet.setdefault("absent", [])
     return make_config(BundleConfig, data, f"{path}: config")
 
 
@@ -165,6 +169,11 @@ def describe(folder: str | os.PathLike) -> Iterator[str]:
     unet = config.unet
     yield f"  channels {unet.channels}, heads {unet.heads}"
     yield f"  contexts {unet.contexts}, transformer depth {unet.depth}"
+    if unet.absent:
+        left = Counter(context for _, context in unet.transformers.values())
+        counts = ", ".join(f"{left[context]} {context}" for context in dict.fromkeys(unet.contexts))
+        count = left.total()
+        yield f"  pruned: {count} of {count + len(unet.absent)} transformers stay ({counts})"
     for name in ("clap", "t5"):
         if not (folder / name / "tokenizer_config.json").is_file():
             yield f"  no tokenizer for {name}: prompts cannot be read"

@@ -159,6 +159,11 @@ def _settings(config: BundleConfig, bundle: Path) -> dict[str, dict]:
 
 def unet_settings(unet: UNetConfig) -> dict:
     """The config.json of the UNet. Raises ValueError for what diffusers does not have."""
+    if unet.absent:
+        raise ValueError(
+            f"the UNet was pruned of {len(unet.absent)} transformers, which diffusers cannot leave "
+            f"out: save the model that it was made of"
+        )
     widths = {"self": None, "loa": unet.loa_dim, "t5": unet.t5_dim}
     # which tokens a transformer gets is decided by its place there, as `_contexts` reads it
     for place, name in enumerate(unet.contexts):

@@ -101,6 +101,13 @@ def _unet_problems(unet: UNetConfig) -> Iterator[str]:
     for width, heads in zip(unet.channels, unet.heads, strict=True):
         if width % groups or width % heads:
             yield f"{width} channels: must divide by norm_groups {groups} and heads {heads}"
+    whole = dataclasses.replace(unet, absent=()).transformers
+    if unknown := sorted(set(unet.absent) - whole.keys()):
+        yield f"absent {shown(unknown[0])}: this UNet has no such transformer, absent or not"
+    if len(set(unet.absent)) < len(unet.absent):
+        yield "absent: names a transformer twice"
+    if all(context == "self" for _, context in unet.transformers.values()):
+        yield f"absent names {len(unet.absent)} transformers: none of the others attends to text"
 
 
 def _vae_problems(vae: VAEConfig) -> Iterator[str]:

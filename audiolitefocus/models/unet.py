@@ -23,10 +23,20 @@ from audiolitefocus.models.layers import (
 )
 
 
-class Stage(nn.Module):
-    """One residual block and, on an attending level, one transformer for each context."""
+class Absent(nn.Module):
+    """Stands for a transformer that was pruned, so that those after it keep their names."""
 
-    def __init__(self, in_channels: int, level: int, config: UNetConfig):
+    def forward(self, x: Tensor, inputs: StepInputs) -> Tensor:
+        return x
+
+
+class Stage(nn.Module):
+    """One residual block and, on an attending level, one transformer for each context.
+
+    `name` is that of the stage in the UNet, by which `UNetConfig.absent` knows its transformers.
+    """
+
+    def __init__(self, name: str, in_channels: int, level: int, config: UNetConfig):
         super().__init__()
         channels, groups = config.channels[level], config.norm_groups
         widths = {"self": None, "loa": config.loa_dim, "t5": config.t5_dim}
@@ -35,10 +45,12 @@ class Stage(nn.Module):
             in_channels, channels, groups, time_channels=4 * config.channels[0]
         )
         self.transformers = nn.ModuleList(
-            Transformer2D(
+            Absent()
+            if f"{name}.transformers.{number}" in config.absent
+            else Transformer2D(
                 channels, config.heads[level], groups, config.depth, context, widths[context]
             )
-            for context in contexts
+            for number, context in enumerate(contexts)
         )
 
     def forward(self, x: Tensor, inputs: StepInputs, skip: Tensor | None = None) -> Tensor:
@@ -72,7 +84,7 @@ class Middle(nn.Module):
     def __init__(self, config: UNetConfig):
         super().__init__()
         level, channels = len(config.channels) - 1, config.channels[-1]
-        self.stage = Stage(channels, level, config)
+        self.stage = Stage("middle.stage", channels, level, config)
         self.resnet = ResnetBlock(
             channels, channels, config.norm_groups, time_channels=4 * config.channels[0]
         )
@@ -97,9 +109,8 @@ def down_level(level: int, config: UNetConfig) -> Level:
     channels = config.channels[level]
     inputs = [config.channels[max(level - 1, 0)]] + [channels] * (config.resnets - 1)
     deepest = level == len(config.channels) - 1
-    return Level(
-        [Stage(c, level, config) for c in inputs], None if deepest else Downsample(channels)
-    )
+    stages = [Stage(f"down.{level}.stages.{i}", c, level, config) for i, c in enumerate(inputs)]
+    return Level(stages, None if deepest else Downsample(channels))
 
 
 def up_level(level: int, config: UNetConfig) -> Level:
@@ -108,7 +119,11 @@ def up_level(level: int, config: UNetConfig) -> Level:
     below = config.channels[min(level + 1, len(config.channels) - 1)]
     skips = [channels] * config.resnets + [config.channels[max(level - 1, 0)]]
     inputs = [below] + [channels] * config.resnets
-    stages = [Stage(c + skip, level, config) for c, skip in zip(inputs, skips, strict=True)]
+    here = f"up.{len(config.channels) - 1 - level}"
+    stages = [
+        Stage(f"{here}.stages.{i}", c + skip, level, config)
+        for i, (c, skip) in enumerate(zip(inputs, skips, strict=True))
+    ]
     return Level(stages, Upsample(channels) if level else None)
 
 
@@ -318,9 +333,8 @@ class UNet(nn.Module):
         # level by level, in the order in which the generator is drawn from
         length, rows = latents.shape[-2:]
         for level in range(len(self.config.channels)):
-            sampled = None
-            if level in attention.levels:
-                calls = len(self._self_attentions(level))
+            calls, sampled = len(self._self_attentions(level)), None
+            if level in attention.levels and calls:
                 sampled = sample_indices(attention, rows, length, calls, generator)
             drawn.append(sampled)
             length, rows = -(-length // 2), -(-rows // 2)  # as a strided convolution rounds
@@ -335,9 +349,9 @@ class UNet(nn.Module):
         if isinstance(attention, str):
             return functions
         for level in sorted(set(attention.levels)):
-            modules = self._self_attentions(level)
-            attend = plan_attention(attention, drawn[level], len(modules), device)
-            functions.update(zip(modules, attend, strict=True))
+            if modules := self._self_attentions(level):
+                attend = plan_attention(attention, drawn[level], len(modules), device)
+                functions.update(zip(modules, attend, strict=True))
         return functions
 
     def sampling_generator(self, attention: Attention) -> torch.Generator:

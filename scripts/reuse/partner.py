@@ -1,39 +1,20 @@
-"""A cheaper partner of a model, to draft with: its UNet without the transformers of some contexts.
+"""A cheaper partner of a model, to draft with: its UNet without some transformers, by a rule.
 
 python -m scripts.reuse.partner --model demo --without self --out partner
 
-Nothing is trained. All other weights are the model's own, and so are its VAE, vocoder and text
-towers.
+Nothing is trained (scripts.prune.recover does that). All other weights are the model's own, and so
+are its VAE, vocoder and text towers. Which transformers it costs least to leave out can be learnt:
+scripts.prune.learn.
 """
 
 import argparse
-import dataclasses
-import re
-import shutil
 import sys
 from pathlib import Path
 
-from torch import Tensor
-
-from audiolitefocus.atomic import atomic_folder
-from audiolitefocus.checkpoints.bundle import load_component, load_config, sha256
+from audiolitefocus.checkpoints.bundle import load_config
 from audiolitefocus.checkpoints.resolve import resolve_bundle
-from audiolitefocus.checkpoints.tensors import save_tensors
 from audiolitefocus.config import CONTEXTS, BundleConfig
-
-TRANSFORMER = re.compile(r"(?<=\.transformers\.)(\d+)(?=\.)")
-
-
-def without(weights: dict[str, Tensor], kept: list[int]) -> dict[str, Tensor]:
-    """The weights with the transformers of these places in a stage alone, which count anew."""
-    found = {}
-    for name, tensor in weights.items():
-        place = TRANSFORMER.search(name)
-        if place is None:
-            found[name] = tensor
-        elif int(place[0]) in kept:
-            found[TRANSFORMER.sub(str(kept.index(int(place[0]))), name)] = tensor
-    return found
+from scripts.prune.bundle import write_pruned
 
 
 def make_partner(source: Path, folder: Path, contexts: set[str]) -> BundleConfig:
@@ -44,23 +25,29 @@ def make_partner(source: Path, folder: Path, contexts: set[str]) -> BundleConfig
         OSError: the folder exists, or cannot be written.
     """
     config = load_config(source)
-    own = config.unet.contexts
-    kept = [place for place, context in enumerate(own) if context not in contexts]
-    if len(kept) in (0, len(own)):
-        raise ValueError(f"--without {' '.join(sorted(contexts))}: {config.name} has {own}")
-    unet = dataclasses.replace(config.unet, contexts=tuple(own[place] for place in kept))
-    with atomic_folder(folder) as beside:
-        shutil.copytree(source, beside, dirs_exist_ok=True)
-        path = beside / "unet.safetensors"
-        save_tensors(path, without(load_component(source, "unet").state_dict(), kept))
-        partner = dataclasses.replace(
-            config,
-            name=f"{config.name}-without-{'-'.join(sorted(contexts))}",
-            unet=unet,
-            files={**config.files, path.name: sha256(path)},
+    own = config.unet.transformers
+    absent = [name for name, (_, context) in own.items() if context in contexts]
+    if len(absent) in (0, len(own)):
+        there = sorted({context for _, context in own.values()})
+        raise ValueError(f"--without {' '.join(sorted(contexts))}: {config.name} has {there}")
+    name = f"{config.name}-without-{'-'.join(sorted(contexts))}"
+    return write_pruned(source, folder, absent, name, f"all with {', '.join(sorted(contexts))}")
+
+
+def thin_out(source: Path, folder: Path, every: int) -> BundleConfig:
+    """Write the bundle `source` without every n-th transformer, in the order of running.
+
+    Raises: as `make_partner`.
+    """
+    config = load_config(source)
+    absent = list(config.unet.transformers)[every - 1 :: every]
+    if every < 2 or not absent:
+        raise ValueError(
+            f"--every {every}: must be from 2 to {len(config.unet.transformers)}, the number of "
+            f"transformers of {config.name}"
         )
-        (beside / "config.json").write_text(partner.to_json(), encoding="utf-8")
-    return partner
+    how = f"one of every {every} in the order of running"
+    return write_pruned(source, folder, absent, f"{config.name}-without-every-{every}", how)
 
 
 def main() -> None:
@@ -68,11 +55,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="demo", help="a bundle")
-    parser.add_argument("--without", nargs="+", choices=CONTEXTS, required=True)
+    rule = parser.add_mutually_exclusive_group(required=True)
+    rule.add_argument("--without", nargs="+", choices=CONTEXTS, help="all of these contexts")
+    rule.add_argument("--every", type=int, help="one of so many, in the order of running")
     parser.add_argument("--out", type=Path, required=True, help="a folder")
     chosen = parser.parse_args()
     try:
-        partner = make_partner(resolve_bundle(chosen.model), chosen.out, set(chosen.without))
+        source = resolve_bundle(chosen.model)
+        if chosen.without:
+            partner = make_partner(source, chosen.out, set(chosen.without))
+        else:
+            partner = thin_out(source, chosen.out, chosen.every)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print(f"{chosen.out}: {partner.name}")

@@ -36,7 +36,13 @@ def test_more_parts_than_pieces_are_refused():
 
 
 @pytest.mark.parametrize(
-    "config", [CONFIG, UNetConfig(), replace(CONFIG, resnets=2, contexts=("self", "loa"))]
+    "config",
+    [
+        CONFIG,
+        UNetConfig(),
+        replace(CONFIG, resnets=2, contexts=("self", "loa")),
+        replace(CONFIG, absent=tuple(CONFIG.transformers)[::2]),
+    ],
 )
 def test_pieces_run_in_their_order_and_take_what_they_say(config):
     """Every piece that another one takes is computed, and no value but those is ever looked at."""
@@ -77,23 +83,24 @@ def test_a_piece_needs_nothing_but_what_it_takes(unet):
 
 
 @pytest.mark.parametrize(
-    "attention, branches",
+    "attention, branches, absent",
     [
-        ("dense", 1),
-        ("dense", 2),
-        (LiteFocus(levels=(1, 2)), 2),
-        (LiteFocus(uniform=True), 2),
-        (LiteFocus(duplicates=True), 2),
-        (LiteFocus(same_frequency=False), 2),
-        (TokenMerging(), 2),
+        ("dense", 1, ()),
+        ("dense", 2, ()),
+        ("dense", 2, tuple(CONFIG.transformers)[1::2]),
+        (LiteFocus(levels=(1, 2)), 2, ()),
+        (LiteFocus(uniform=True), 2, ()),
+        (LiteFocus(duplicates=True), 2, ()),
+        (LiteFocus(same_frequency=False), 2, ()),
+        (TokenMerging(), 2, ()),
     ],
 )
-def test_operations_are_those_that_torch_counts(attention, branches):
+def test_operations_are_those_that_torch_counts(attention, branches, absent):
     """Merging searches besides, in as many operations as half of its attention."""
-    frames = 400
-    counted = operations(CONFIG, (1, 8, frames, 16), attention, branches=branches, device="meta")
+    frames, config = 400, replace(CONFIG, absent=absent)
+    counted = operations(config, (1, 8, frames, 16), attention, branches=branches, device="meta")
     with torch.device("meta"):
-        unet = UNet(CONFIG)
+        unet = UNet(config)
     names = {module: name for name, module in unet.named_modules()}
     found = piece_operations(unet, frames, 16, attention, branches)
     bound = 0.5 if isinstance(attention, TokenMerging) else COUNTED

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from audiolitefocus import load_component
+from audiolitefocus.checkpoints.bundle import load_config
 from audiolitefocus.config import demo_folder
 from audiolitefocus.models.condition import Condition
 from scripts.evaluate import frontier
@@ -56,6 +57,17 @@ def test_what_a_model_does_not_have_cannot_be_left_out(folder, tmp_path, monkeyp
             out = tmp_path / "none"
             run(monkeypatch, partner, "--model", source, "--without", *contexts, "--out", out)
     assert not list(tmp_path.iterdir())
+
+
+def test_transformers_can_be_thinned_out(folder, tmp_path, monkeypatch, capsys):
+    run(monkeypatch, partner, "--model", folder, "--every", 2, "--out", tmp_path / "half")
+    assert "demo-without-self-without-every-2" in capsys.readouterr().out
+    before, after = (load_config(f).unet for f in (folder, tmp_path / "half"))
+    assert list(after.transformers) == list(before.transformers)[::2]
+    for every in (1, 21):
+        with pytest.raises(SystemExit, match=f"^error: --every {every}: must be from 2 to 20, the"):
+            options = ("--model", folder, "--every", every, "--out", tmp_path / "none")
+            run(monkeypatch, partner, *options)
 
 
 def test_a_model_does_not_diverge_from_itself_and_does_from_its_partner(

@@ -131,6 +131,7 @@ def unet_from_settings(
         "loa_dim": widths.get("loa", projection.loa_dim),
         "t5_dim": widths.get("t5", projection.t5_dim),
         "norm_groups": settings.get("norm_num_groups", 32),
+        "absent": (),
     }
     return make_config(UNetConfig, fields, where), why
 

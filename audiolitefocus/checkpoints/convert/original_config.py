@@ -99,6 +99,7 @@ def unet_from_shapes(shapes: Shapes) -> tuple[UNetConfig, str]:
         resnets=len(levels[0]),
         contexts=contexts,
         depth=max(shapes.count(first + ".1.transformer_blocks.{}.norm1.weight"), 1),
+        absent=(),
         **widths,
     )
     return config, why
