@@ -1,6 +1,6 @@
 """What is minimised: how wrong the UNet is about the noise in a batch of clips."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -105,12 +105,16 @@ class NoiseLoss(nn.Module):
         """The loss of every clip, (b,)."""
         alpha = self.alphas[batch.steps][:, None, None, None]
         noisy = alpha.sqrt() * batch.latents + (1 - alpha).sqrt() * batch.noise
-        predicted = self.unet(
-            noisy,
-            batch.steps,
-            batch.condition,
-            attention=self.attention,
-            generator=torch.Generator().manual_seed(batch.seed),
-        )
-        error = (predicted.float() - batch.noise).square().mean((1, 2, 3))
-        return self.weights[batch.steps] * error
+        error = self.predict(self.unet, noisy, batch) - self.target(noisy, batch)
+        return self.weights[batch.steps] * error.square().mean((1, 2, 3))
+
+    def target(self, noisy: Tensor, batch: Batch) -> Tensor:
+        """What the UNet has to predict."""
+        return batch.noise
+
+    def predict(self, network: Callable[..., Tensor], noisy: Tensor, batch: Batch) -> Tensor:
+        """What a network called as `UNet.forward` predicts, float32."""
+        generator = torch.Generator().manual_seed(batch.seed)
+        return network(
+            noisy, batch.steps, batch.condition, attention=self.attention, generator=generator
+        ).float()
