@@ -94,9 +94,11 @@ def finetune(
     )
     from tqdm import tqdm
 
+    from audiolitefocus.batch.run import rank_and_world
     from audiolitefocus.training.finetune import finetune as run
 
-    with tqdm(total=steps, unit="update", desc=printable(out.name)) as bar:
+    silent = rank_and_world()[0] > 0
+    with tqdm(total=steps, unit="update", desc=printable(out.name), disable=silent) as bar:
 
         def on_update(update: int, loss: float) -> None:
             bar.n = update
@@ -114,4 +116,5 @@ def finetune(
             say=lambda line: tqdm.write(printable(line)),
             on_update=on_update,
         )
-    typer.echo(printable(str(made)))
+    if not silent:
+        typer.echo(printable(str(made)))

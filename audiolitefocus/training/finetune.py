@@ -41,8 +41,8 @@ def finetune(
         folder: for everything that is written; made if it is missing.
         mixed_precision: "no", "bf16" or "fp16", as in accelerate.
         prompts: of clips to make whenever a state is saved, into `folder/samples`.
-        say: called with lines for people.
-        on_update: called after every update with their number and the loss.
+        say: called with lines for people, by the first of several processes.
+        on_update: called after every update with their number and the loss, by the first as well.
 
     Returns:
         The adapter's folder, which is `folder`; or with `settings.full` that of the new bundle.
@@ -63,8 +63,16 @@ def finetune(
     lengths = settings.seconds or (pipe.config.trained_seconds,)
     settings = dataclasses.replace(settings, seconds=tuple(lengths))
     folder.mkdir(parents=True, exist_ok=True)
-    weights = pipe.config.files.get("unet.safetensors")
-    check_folder(folder, {"model": pipe.config.name, "unet": weights, **settings.to_json()})
+    about = {
+        "model": pipe.config.name,
+        "unet": pipe.config.files.get("unet.safetensors"),
+        "mixed_precision": mixed_precision,
+        "processes": accelerator.num_processes,
+        **settings.to_json(),
+    }
+    check_folder(folder, about)
+    if not accelerator.is_main_process:
+        say = on_update = _silent
 
     # 2. What it takes
     attention = pipe.choose_attention(settings.attention, max(lengths))
@@ -89,9 +97,14 @@ def finetune(
     training.run(after)
 
     # 5. Results
-    if accelerator.is_main_process and training.losses:
-        draw_losses(training.losses, folder / "loss.png")
-    return write_bundle(training, folder / "bundle") if settings.full else folder
+    result = folder / "bundle" if settings.full else folder
+    if accelerator.is_main_process:
+        if training.losses:
+            draw_losses(training.losses, folder / "loss.png")
+        if settings.full:
+            write_bundle(training, result)
+    accelerator.wait_for_everyone()
+    return result
 
 
 def _accelerator(device: str, mixed_precision: str):
@@ -102,6 +115,10 @@ def _accelerator(device: str, mixed_precision: str):
 
     check_choice("mixed_precision", mixed_precision, ("no", "bf16", "fp16"))
     return Accelerator(cpu=choose_device(device).type == "cpu", mixed_precision=mixed_precision)
+
+
+def _silent(*_: object) -> None:
+    """Stands for what the first process alone says."""
 
 
 def _make_samples(training: Finetune, prompts: Sequence[str], update: int) -> None:

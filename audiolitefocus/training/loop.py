@@ -39,7 +39,8 @@ class Finetune:
     """A fine-tuning in a folder, which goes on where it was cut off.
 
     Batch and noise of an update depend on the seed and its number alone, so that a run that was cut
-    off ends with the weights of one that was not, on a CPU bit for bit.
+    off ends with the weights of one that was not, on a CPU bit for bit. Processes share an update
+    out: n of them take the batches that one takes with n times as many to accumulate.
 
     Args:
         pipe: its UNet is trained in place, on the device of the accelerator.
@@ -146,8 +147,8 @@ class Finetune:
             self._set(own)
 
     def _update(self) -> float:
-        """One update of the weights; returns the mean loss of this process's clips."""
-        settings, total = self.settings, 0.0
+        """One update of the weights; returns the mean loss of its clips, of all processes."""
+        settings, total = self.settings, torch.zeros((), device=self.accelerator.device)
         for group in self.optimizer.param_groups:
             warm = min(1.0, (self.done + 1) / max(1, settings.warmup))
             group["lr"] = warm * (settings.learning_rate or 0.0)
@@ -157,7 +158,7 @@ class Finetune:
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.loss):
                 loss = self.loss(batch).mean() / settings.accumulate
                 self.accelerator.backward(loss)
-            total += float(loss.detach())
+            total += loss.detach()
         norm = self.accelerator.clip_grad_norm_(list(self.parameters.values()), CLIP)
         if not torch.isfinite(torch.as_tensor(norm)):
             raise ValueError(
@@ -167,10 +168,12 @@ class Finetune:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._follow()
-        return total
+        return float(self.accelerator.reduce(total, "mean"))
 
     def _batch(self, part: int) -> Batch:
-        place = self.settings.seed, self.done, part, self.accelerator.process_index
+        """A batch of the next update: its first, second, ... on this process."""
+        processes, own = self.accelerator.num_processes, self.accelerator.process_index
+        place = self.settings.seed, self.done, part * processes + own
         return draw_batch(
             self.examples,
             self.unconditional,

@@ -3,6 +3,9 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from audiolitefocus import AudioLDM2Pipeline
 from audiolitefocus.config import ScheduleConfig
 from audiolitefocus.models.condition import Condition
 from audiolitefocus.training.encoded import Encoded
+from audiolitefocus.training.loop import check_folder
 from audiolitefocus.training.memory import training_memory
 from audiolitefocus.training.objective import Batch, NoiseLoss, draw_batch
 from audiolitefocus.training.settings import Finetuning
@@ -18,6 +22,9 @@ from tests.support.compare import seeded
 
 pytest.importorskip("peft")
 pytest.importorskip("accelerate")
+
+ROOT = Path(__file__).resolve().parents[2]
+BFLOAT16 = 0.02  # of a loss: its numbers have 8 bits
 
 SETTINGS = {"steps": 4, "batch_size": 2, "rank": 2, "seconds": (0.32, 0.64), "save_every": 2}
 SETTINGS |= {"learning_rate": 1e-3, "warmup": 0, "attention": "litefocus:0.2:weight=1"}
@@ -67,11 +74,18 @@ def test_a_batch_is_cut_from_its_examples_and_depends_on_the_generator_alone():
     assert torch.equal(draw(0.5).noise, batch.noise) and (draw(0.0).condition.loa >= 0).all()
 
 
-def train(bundle, sounds, folder, **changes):
+def train(bundle, sounds, folder, mixed_precision="no", **changes):
     from audiolitefocus.training.finetune import finetune
 
-    settings = Finetuning(**{**SETTINGS, **changes})
-    return finetune(sounds, str(bundle), folder, settings, device="cpu", say=lambda line: None)
+    return finetune(
+        sounds,
+        str(bundle),
+        folder,
+        Finetuning(**{**SETTINGS, **changes}),
+        device="cpu",
+        mixed_precision=mixed_precision,
+        say=lambda line: None,
+    )
 
 
 def state(folder) -> dict:
@@ -128,6 +142,48 @@ def test_activations_computed_again_give_the_same_gradients(tiny_bundle, sounds,
     again = state(train(tiny_bundle, sounds, tmp_path, checkpointing=True))
     for name, tensor in state(whole)["trained"].items():
         assert torch.equal(tensor, again["trained"][name])
+
+
+@pytest.fixture
+def no_state():
+    """Without accelerate's memory of this process's precision, which cannot change."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
+def test_bfloat16_loses_little(tiny_bundle, sounds, tmp_path, whole, no_state):
+    """Activations alone are rounded: weights, their average and the adapter stay float32."""
+    half = train(tiny_bundle, sounds, tmp_path / "half", mixed_precision="bf16")
+    losses, expected = (torch.tensor(state(folder)["losses"]) for folder in (half, whole))
+    assert not torch.equal(losses, expected)
+    torch.testing.assert_close(losses, expected, rtol=BFLOAT16, atol=0)
+    assert {tensor.dtype for tensor in state(half)["trained"].values()} == {torch.float32}
+    AudioLDM2Pipeline.from_pretrained(tiny_bundle, device="cpu").load_lora(half)
+    settings = json.loads((half / "training.json").read_text())
+    with pytest.raises(ValueError, match="holds a training with mixed_precision bf16, not no"):
+        check_folder(half, {**settings, "mixed_precision": "no"})
+
+
+@pytest.mark.slow  # three processes load PyTorch
+def test_two_processes_train_as_one_that_accumulates(tiny_bundle, sounds, tmp_path):
+    changes = {"steps": 3, "batch_size": 2, "rank": 2, "learning_rate": 1e-3, "save_every": 2}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in changes.items()]
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "audiolitefocus", "finetune", sounds, "--model", tiny_bundle, *flags]
+    command += ["--device=cpu", "--duration=0.32", "--attention=dense", "--out", tmp_path / "two"]
+    subprocess.run([sys.executable, *map(str, command)], check=True, cwd=ROOT)
+    settings = {**changes, "seconds": (0.32,), "attention": "dense", "warmup": 50}
+    one = state(train(tiny_bundle, sounds, tmp_path / "one", accumulate=2, **settings))
+    two = state(tmp_path / "two")
+    torch.testing.assert_close(torch.tensor(two["losses"]), torch.tensor(one["losses"]))
+    for kind in ("trained", "average"):
+        for name, tensor in one[kind].items():
+            torch.testing.assert_close(two[kind][name], tensor)
+    with pytest.raises(ValueError, match="holds a training with processes 2, not 1: name another"):
+        train(tiny_bundle, sounds, tmp_path / "two", **settings)
 
 
 def test_a_folder_of_another_training_is_refused(tiny_bundle, sounds, tmp_path, whole):
