@@ -31,7 +31,7 @@ ATTRIBUTES = {
     "enable_xformers_memory_efficient_attention": "attention is PyTorch's fused one as it is",
     "enable_vae_slicing": "clips are decoded one by one as it is",
     "enable_vae_tiling": "give a call decode='tiled'",
-    "load_lora_weights": "LoRA is not supported",
+    "load_lora_weights": "load_lora(FOLDER, scale) adds an adapter in PEFT's format",
     "tokenizer": "encode_prompt reads texts; its tokenizers are files in pipe.folder",
     "text_encoder": "its text towers are in pipe.text, and in pipe.components",
     "num_timesteps": "the call's num_inference_steps",

@@ -38,6 +38,15 @@ DrafterFlag = Annotated[
         "(--drafter-interval); named as --model, or none."
     ),
 ]
+LoraFlag = Annotated[
+    list[str] | None,
+    MODEL(
+        "--lora",
+        metavar="FOLDER[:SCALE]",
+        help="An adapter to add to the model's weights, as finetune makes them; may be given "
+        "several times.",
+    ),
+]
 DeviceFlag = Annotated[
     str, MODEL(help="auto, cuda, mps or cpu; several for --parallel, as cuda:0,cuda:1.")
 ]
@@ -101,6 +110,18 @@ def given_by(ctx: typer.Context) -> set[str]:
     """The parameters of a command that its caller has written."""
     sources = ((name, ctx.get_parameter_source(name)) for name in ctx.params)
     return {name for name, source in sources if source is not None and source.name != "DEFAULT"}
+
+
+def read_adapters(given: list[str] | None) -> list[tuple[str, float]]:
+    """Folders and scales of adapters that can be read. Raises ValueError for others."""
+    if not given:
+        return []
+    from audiolitefocus.checkpoints.adapters import Adapter, parse_adapter
+
+    parsed = [parse_adapter(text) for text in given]
+    for folder, _ in parsed:
+        Adapter.read(folder)
+    return parsed
 
 
 def printable(text: str) -> str:

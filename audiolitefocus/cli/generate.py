@@ -10,15 +10,16 @@ from audiolitefocus.cli.cluster import make_on_ray
 from audiolitefocus.cli.command import (
     CLUSTER,
     FILES,
-    MODEL,
     NO_DRAFTER,
     DeviceFlag,
     DrafterFlag,
     DtypeFlag,
+    LoraFlag,
     ModelFlag,
     OffloadFlag,
     given_by,
     printable,
+    read_adapters,
     takes_options,
 )
 from audiolitefocus.options import SHORT, GenerationOptions
@@ -81,14 +82,7 @@ def generate(
     ] = None,
     model: ModelFlag = "audioldm2",
     drafter: DrafterFlag = NO_DRAFTER,
-    lora: Annotated[
-        list[str] | None,
-        MODEL(
-            metavar="FOLDER[:SCALE]",
-            help="An adapter to add to the model's weights, as finetune makes them; may be given "
-            "several times.",
-        ),
-    ] = None,
+    lora: LoraFlag = None,
     device: DeviceFlag = "auto",
     dtype: DtypeFlag = "auto",
     offload: OffloadFlag = False,
@@ -108,7 +102,7 @@ def generate(
         raise ValueError("--workers, and URLs as --out, need --ray local, auto or HOST:PORT")
     if ray is not None and (prompts is None or drafter != NO_DRAFTER or lora):
         raise ValueError("--ray needs --prompts FILE, and no --drafter or --lora")
-    adapters = _adapters(lora or [])
+    adapters = read_adapters(lora)
     place = None if output is None else Path(output)
 
     def load(
@@ -155,18 +149,6 @@ def generate(
         from audiolitefocus.batch.clips import plan
 
         _make_one(plan(prompt, place, chosen, force=force, bits=bits), *load())
-
-
-def _adapters(given: list[str]) -> list[tuple[str, float]]:
-    """Folders and scales of adapters that can be read."""
-    if not given:
-        return []
-    from audiolitefocus.checkpoints.adapters import Adapter, parse_adapter
-
-    parsed = [parse_adapter(text) for text in given]
-    for folder, _ in parsed:
-        Adapter.read(folder)
-    return parsed
 
 
 def _options(changes: dict[str, object]) -> GenerationOptions:

@@ -4,13 +4,20 @@ import importlib.util
 import os
 import socket
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from audiolitefocus.cli.command import DeviceFlag, DtypeFlag, ModelFlag
+from audiolitefocus.cli.command import (
+    DeviceFlag,
+    DtypeFlag,
+    LoraFlag,
+    ModelFlag,
+    read_adapters,
+)
 from audiolitefocus.validation import MAX_SECONDS, check_number
 
 if TYPE_CHECKING:
@@ -34,6 +41,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 def serve(
     model: ModelFlag = "audioldm2",
+    lora: LoraFlag = None,
     device: DeviceFlag = "auto",
     dtype: DtypeFlag = "auto",
     host: HostFlag = "127.0.0.1",
@@ -51,6 +59,7 @@ def serve(
     need("fastapi", "uvicorn")
     check_number("batch-size", batch_size, 1, 1000)
     check_serving(port, queue, max_seconds)
+    adapters = read_adapters(lora)
     key = read_key(api_key_file)
     if key is None:
         warn_of_strangers(host, f"give --api-key-file or set {KEY_VARIABLE}")
@@ -63,7 +72,7 @@ def serve(
         from audiolitefocus.web.server import make_app
 
         limits = Limits(seconds=max_seconds, waiting=queue, batch=batch_size)
-        app = make_app(load(model, device, dtype), model=model, limits=limits, key=key)
+        app = make_app(load(model, device, dtype, adapters), model=model, limits=limits, key=key)
         config = uvicorn.Config(
             app, timeout_graceful_shutdown=GRACE_SECONDS, server_header=False, lifespan="on"
         )
@@ -73,6 +82,7 @@ def serve(
 
 def web(
     model: ModelFlag = "audioldm2",
+    lora: LoraFlag = None,
     device: DeviceFlag = "auto",
     dtype: DtypeFlag = "auto",
     host: HostFlag = "127.0.0.1",
@@ -83,10 +93,11 @@ def web(
     """Show a page in the browser that makes sounds."""
     need("gradio")
     check_serving(port, queue, max_seconds)
+    adapters = read_adapters(lora)
     warn_of_strangers(host, "put a proxy that asks for a password before it")
     with listen(host, port) as listening:  # it is free; the page itself listens after loading
         port = listening.getsockname()[1]
-    pipe = load(model, device, dtype)
+    pipe = load(model, device, dtype, adapters)
 
     from audiolitefocus.web.limits import Limits
     from audiolitefocus.web.page import launch
@@ -144,10 +155,17 @@ def address(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def load(model: str, device: str, dtype: str) -> "AudioLDM2Pipeline":
-    """The pipeline with its text towers, so that the first request is not the slow one."""
+def load(
+    model: str, device: str, dtype: str, adapters: Sequence[tuple[str, float]] = ()
+) -> "AudioLDM2Pipeline":
+    """The pipeline with its text towers, so that the first request is not the slow one.
+
+    `adapters` are folders, each with its scale.
+    """
     from audiolitefocus.pipeline import AudioLDM2Pipeline
 
     pipe = AudioLDM2Pipeline.from_pretrained(model, device=device, dtype=dtype)
+    for folder, scale in adapters:
+        pipe.load_lora(folder, scale)
     pipe.text  # noqa: B018
     return pipe

@@ -4,14 +4,18 @@ import importlib.util
 import socket
 
 import pytest
+import torch
 
 pytest.importorskip("fastapi", reason="needs the extra web")
 
+from audiolitefocus import AudioLDM2Pipeline  # noqa: E402
+from audiolitefocus.checkpoints.adapters import write_adapter  # noqa: E402
 from audiolitefocus.cli import serving  # noqa: E402
 from audiolitefocus.cli.serving import KEY_VARIABLE, listen, read_key  # noqa: E402
 from tests.support.command import assert_failed, run  # noqa: E402
 
 KEY = "0123456789abcdef"
+LOAD = serving.load  # which the tests replace
 
 
 @pytest.fixture(autouse=True)
@@ -29,12 +33,37 @@ def no_model(monkeypatch):
         (("--queue", "0"), "queue 0: must be"),
         (("--max-seconds", "4000"), "max-seconds 4000.0: must be a number from 1 to 3600"),
         (("--host", "no such host"), "cannot listen on no such host"),
+        (("--lora", "nowhere:0.5"), "nowhere is no adapter: it has no adapter_config.json"),
     ],
 )
 def test_values_out_of_bounds_are_refused_before_the_model_is_loaded(
     command, flags, words, tmp_path
 ):
     assert_failed(run(command, "--model", "demo", *flags, cwd=tmp_path), words)
+
+
+@pytest.mark.parametrize("command", ["serve", "web"])
+def test_adapters_are_on_the_model_that_serves(command, tiny_bundle, tmp_path, monkeypatch):
+    unet = AudioLDM2Pipeline.from_pretrained(tiny_bundle, device="cpu").unet
+    layer = "middle.stage.transformers.0.proj_in"
+    width = unet.get_parameter(f"{layer}.weight").shape[0]
+    factors = {"A": torch.ones(1, width), "B": torch.ones(width, 1)}
+    (tmp_path / "mine").mkdir()
+    tensors = {f"{layer}.lora_{name}.weight": factor for name, factor in factors.items()}
+    write_adapter(tmp_path / "mine", "tiny", 1, tensors)
+    loaded = []
+
+    def note(*arguments):
+        loaded.append(LOAD(*arguments))
+        raise ValueError("loaded")
+
+    monkeypatch.setattr(serving, "load", note)
+    flags = ("--model", tiny_bundle, "--device", "cpu", "--port", "0", "--lora", "mine:0.5")
+    assert_failed(run(command, *flags, cwd=tmp_path), "loaded")
+    (pipe,) = loaded
+    assert pipe.adapters == {"mine": 0.5}
+    added = pipe.unet.get_parameter(f"{layer}.weight") - unet.get_parameter(f"{layer}.weight")
+    torch.testing.assert_close(added, torch.full_like(added, 0.5))
 
 
 @pytest.mark.parametrize("command", ["serve", "web"])
