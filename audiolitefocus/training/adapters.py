@@ -6,16 +6,19 @@ from collections.abc import Callable, Mapping
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from audiolitefocus.models.layers import ResnetBlock, Transformer2D
+from audiolitefocus.models.layers import ResnetBlock, TimeEmbedding, Transformer2D
 from audiolitefocus.models.unet import UNet
 
 ADAPTER = "default"  # PEFT's name of the only one
 
 
-def add_adapters(unet: UNet, rank: int, seed: int) -> None:
+def add_adapters(unet: UNet, rank: int, seed: int, *, time: bool = False) -> None:
     """LoRA on every linear layer of the transformers; the other weights stay as they are.
 
     B begins as zero, so that the UNet does what it did.
+
+    Args:
+        time: on those by which the UNet knows the diffusion time too.
     """
     import torch
     from peft import LoraConfig, inject_adapter_in_model
@@ -23,7 +26,7 @@ def add_adapters(unet: UNet, rank: int, seed: int) -> None:
     layers = [
         f"{name}.{inner}"
         for name, module in unet.named_modules()
-        if isinstance(module, Transformer2D)
+        if isinstance(module, (Transformer2D, *((TimeEmbedding, ResnetBlock) if time else ())))
         for inner, linear in module.named_modules()
         if isinstance(linear, nn.Linear)
     ]

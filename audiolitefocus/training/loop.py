@@ -72,7 +72,7 @@ class Finetune:
         if settings.full:
             unet.requires_grad_(True)
         else:
-            add_adapters(unet, settings.rank, settings.seed)
+            add_adapters(unet, settings.rank, settings.seed, time=teacher is not None)
         if settings.checkpointing:
             recompute_activations(unet)
         self.parameters = trained(unet)

@@ -59,7 +59,7 @@ def training_memory(
     else:
         unet.requires_grad_(False)
         with torch.device("meta"):
-            add_adapters(unet, settings.rank, 0)
+            add_adapters(unet, settings.rank, 0, time=settings.distill is not None)
     if settings.checkpointing:
         recompute_activations(unet)
     numbers = sum(parameter.numel() for parameter in trained(unet).values())

@@ -45,6 +45,7 @@ def arguments() -> argparse.Namespace:
     add("--steps", type=int, default=2000)
     add("--batch-size", type=int, default=12)
     add("--rank", type=int, default=16)
+    add("--full", action="store_true", help="train all of the UNet")
     add("--learning-rate", type=float, default=2e-4)
     add("--save-every", type=int, default=100)
     return parser.parse_args()
@@ -91,6 +92,7 @@ def run(chosen: argparse.Namespace) -> None:
         steps=chosen.steps,
         batch_size=chosen.batch_size,
         rank=chosen.rank,
+        full=chosen.full,
         learning_rate=chosen.learning_rate,
         average=AVERAGE,
         distill="lcm",

@@ -56,6 +56,7 @@ def test_what_comes_out_is_an_adapter_for_few_steps(folder):
         assert {file.get_tensor(key).dtype for key in file.keys()} == {torch.float16}  # noqa: SIM118
 
 
+@pytest.mark.slow  # two pipelines, and operations counted of both
 def test_the_frontier_makes_lcm_with_the_adapter(folder, tmp_path, monkeypatch):
     options = ("--clips", 2, "--seconds", 0.64, "--full", "steps=4", "--out", tmp_path)
     monkeypatch.setattr("sys.argv", ["frontier", *map(str, options), "--lora", str(folder)])

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -82,7 +83,9 @@ def by_the_paper(student, teacher, batch: Batch, unconditional: float, train_ste
         x0 = (x - math.sqrt(1 - alphas[t]) * epsilon) / math.sqrt(alphas[t])
         x_s = math.sqrt(alphas[s]) * x0 + math.sqrt(1 - alphas[s]) * epsilon
         error = consistency(x, t, text) - consistency(x_s, s, text)
-        losses.append(alphas[t] ** 0.25 * np.mean(np.sqrt(error**2 + 0.001**2) - 0.001))
+        c = 0.00054 * math.sqrt(error.size)  # Song and Dhariwal 2023, section 3.3
+        distance = (math.sqrt(np.sum(error**2) + c**2) - c) / math.sqrt(error.size)
+        losses.append(math.sqrt(alphas[t]) * distance)
     return torch.tensor(losses, dtype=torch.float32)
 
 
@@ -156,7 +159,7 @@ def test_training_reduces_it(attention):
 def test_the_teacher_of_adapters_is_the_unet_without_them():
     unet = tiny_unet()
     original = copy.deepcopy(unet)
-    add_adapters(unet, 2, 0)
+    add_adapters(unet, 2, 0, time=True)
     teacher = frozen_teacher(unet, full=False)
     names = list(trained(unet))
     with torch.no_grad():
@@ -167,6 +170,9 @@ def test_the_teacher_of_adapters_is_the_unet_without_them():
         assert torch.equal(teacher(*inputs), original(*inputs))
         assert not torch.equal(unet(*inputs), original(*inputs))
     assert list(trained(unet)) == names
+    layers = {name.split(".lora_")[0] for name in names}
+    assert {"time_embedding.linear_1", "time_embedding.linear_2"} < layers
+    assert any(layer.endswith("time_emb_proj") for layer in layers)
 
 
 # Runs
@@ -184,30 +190,40 @@ def uncounted(request, monkeypatch):
         monkeypatch.setattr(finetune, "training_memory", lambda *_, **__: "")
 
 
-def train(bundle, sounds, folder, prompts=(), **changes):
+def train(bundle, sounds, folder, prompts=(), on_update=lambda update, loss: None, **changes):
     from audiolitefocus.training.finetune import finetune
 
     settings, quiet = Finetuning(**{**SETTINGS, **changes}), lambda line: None
-    return finetune(sounds, str(bundle), folder, settings, device="cpu", prompts=prompts, say=quiet)
+    options = {"device": "cpu", "prompts": prompts, "say": quiet, "on_update": on_update}
+    return finetune(sounds, str(bundle), folder, settings, **options)
 
 
 def test_a_run_that_was_cut_off_ends_as_one_that_was_not(tiny_bundle, sounds, tmp_path):
-    whole = train(tiny_bundle, sounds, tmp_path / "whole", ["a bell"])
-    for steps in (1, 2):
-        train(tiny_bundle, sounds, tmp_path / "parts", steps=steps)
-    states = [
-        torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "parts")
-    ]
-    assert states[0]["losses"] == states[1]["losses"]
-    for name, tensor in states[0]["average"].items():
-        assert torch.equal(tensor, states[1]["average"][name])
-    assert (whole / "samples/000002.wav").is_file()
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    part.mkdir()
+
+    def after(update, loss):
+        if update == 2:  # the state is that after the first one
+            shutil.copy(whole / "state.pt", part)
+
+    train(tiny_bundle, sounds, whole, on_update=after)
+    assert state(part)["done"] == 1
+    train(tiny_bundle, sounds, part)
+    assert state(whole)["losses"] == state(part)["losses"]
+    for name, tensor in state(whole)["average"].items():
+        assert torch.equal(tensor, state(part)["average"][name])
     said = json.loads((whole / "distilled.json").read_text())
     assert said == {"sampler": "lcm", "guidance_scale": SCALE}
 
 
+def state(folder) -> dict:
+    return torch.load(folder / "state.pt", weights_only=True)
+
+
 def test_a_whole_unet_becomes_a_bundle_that_says_so(tiny_bundle, sounds, tmp_path):
-    bundle = train(tiny_bundle, sounds, tmp_path / "out", full=True, steps=1)
+    out = tmp_path / "out"
+    bundle = train(tiny_bundle, sounds, out, ["a bell"], full=True, steps=1)
+    assert (out / "samples/000001.wav").is_file()
     assert load_config(bundle).distilled == Distilled("lcm", SCALE)
     with pytest.raises(ValueError, match="has been distilled: train the model that it was made of"):
         train(bundle, sounds, tmp_path / "again")
