@@ -12,23 +12,15 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
-import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from audiolitefocus.atomic import atomic_file
 from audiolitefocus.checkpoints.adapters import write_adapter
-from audiolitefocus.checkpoints.tensors import open_safetensors, save_tensors
-from audiolitefocus.codec.decode import encode_mel
-from audiolitefocus.models.condition import Condition
 from audiolitefocus.pipeline import AudioLDM2Pipeline
 from audiolitefocus.training.adapters import as_saved
-from audiolitefocus.training.encoded import Encoded
 from audiolitefocus.training.loop import Finetune, check_folder
 from audiolitefocus.training.settings import Finetuning
-from scripts.demo.world.clips import CHUNK, chunk, shown
-from scripts.demo.world.sounds import draw
+from scripts.demo.world.latents import encode_clips
 
 GUIDANCE = 7.0  # which suits the demo model (weights/demo/README.md)
 AVERAGE = 0.995  # decay: batches are small, and the weights waver
@@ -49,41 +41,6 @@ def arguments() -> argparse.Namespace:
     add("--learning-rate", type=float, default=2e-4)
     add("--save-every", type=int, default=100)
     return parser.parse_args()
-
-
-@torch.inference_mode()
-def encode_clips(pipe: AudioLDM2Pipeline, folder: Path, thousands: int) -> list[Encoded]:
-    """The clips of the world's first seeds, from `folder` once they are there, as often as `shown`
-    has them.
-    """
-    latents = np.concatenate([_latents(pipe, folder, index) for index in range(thousands)])
-    condition = _condition(pipe, folder / f"conditions-{thousands}.safetensors", thousands)
-    return [
-        Encoded(torch.from_numpy(latents[i]), condition[slice(i, i + 1)]) for i in shown(thousands)
-    ]
-
-
-def _latents(pipe: AudioLDM2Pipeline, folder: Path, index: int) -> np.ndarray:
-    """Scaled means of a thousand clips, (1000, 8, 64, 16)."""
-    path = folder / f"latents-{index:03d}.npy"
-    if not path.is_file():
-        mels = torch.from_numpy(chunk(folder, index)[1].astype(np.float32))
-        weight = next(pipe.vae.parameters())
-        means = torch.cat([encode_mel(pipe.vae, mel.to(weight)).cpu() for mel in mels.split(25)])
-        with atomic_file(path) as part, part.open("wb") as file:
-            np.save(file, (means * pipe.config.vae.scale_factor).float().numpy())
-    return np.load(path)
-
-
-def _condition(pipe: AudioLDM2Pipeline, path: Path, thousands: int) -> Condition:
-    """Of all captions, one entry a clip."""
-    if not path.is_file():
-        captions = [draw(seed).caption for seed in range(CHUNK * thousands)]
-        found = pipe.encode_prompt(captions)
-        with atomic_file(path) as part:
-            save_tensors(part, {name: value.cpu() for name, value in vars(found).items()})
-    with open_safetensors(path) as file:
-        return Condition(**{name: file.get_tensor(name) for name in ("loa", "t5", "t5_mask")})
 
 
 def run(chosen: argparse.Namespace) -> None:
