@@ -10,6 +10,10 @@ not by what it does right after the cut. In expectation the choices of every upd
 (operations of an evaluation, as a share of the whole UNet's); in the end the most probable ones
 that keep to it are taken. Of every text source some transformer stays.
 
+The paper has N of M layers of each block stay, and the loss of denoising. Here the budget is one of
+all residual blocks, as transformers of different levels cost different amounts, and the loss is
+that of the recovery: the whole UNet's noise says what the clip's does, with less chance in it.
+
 OUT has the choices (choice.json), and in OUT/bundle the model without what does not stay, its other
 weights as they were: recovery comes after it. The adapters are thrown away. The same command goes
 on where it was cut off.

@@ -12,6 +12,8 @@ from audiolitefocus import AudioLDM2Pipeline
 from audiolitefocus.checkpoints.bundle import load_config
 from scripts.prune import learn, recover
 
+pytestmark = pytest.mark.slow  # the demo is loaded and trained several times
+
 pytest.importorskip("peft")
 pytest.importorskip("accelerate")
 
