@@ -1,8 +1,8 @@
 """Networks that embed sounds: vectors for the Fréchet distance, class probabilities for KL.
 
-Any audio model of transformers will do. A clip that is longer than the network's input is embedded
-in windows, which count by their lengths. Embeddings are kept in a folder, by what the sound file
-holds.
+Any audio model of transformers will do, and the judge in `scripts.evaluate.aisfx`. A clip that is
+longer than the network's input is embedded in windows, which count by their lengths. Embeddings are
+kept in a folder, by what the sound file holds.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from audiolitefocus.audio.files import read_sound
 from audiolitefocus.checkpoints.bundle import sha256
 from audiolitefocus.models.text_encoder import TextEncoder
 from audiolitefocus.pipeline import AudioLDM2Pipeline
+from scripts.evaluate.aisfx import Aisfx
 
 WINDOW_SECONDS = 10.0  # of networks that take any length
 AST_FRAMES = 100  # a second
@@ -120,6 +121,11 @@ class Network:
             pooled = getattr(output, "pooler_output", None)
             embedded = output.last_hidden_state.mean(1) if pooled is None else pooled
         return embedded[0].float().cpu().numpy()
+
+
+def load_embedder(source: str, device: torch.device | str = "cpu") -> Embedder:
+    """ "aisfx", the outside judge, or a `Network`. Raises ValueError as they do."""
+    return Aisfx(device) if source == "aisfx" else Network(source, "embedder", device)
 
 
 def identity(source: str, model: transformers.PreTrainedModel) -> str:

@@ -40,7 +40,7 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
         add(flag_of(name), dest=SHORT[name], type=option.rule.kind, default=default)
     add("--seed", type=int, default=0, help="of the first clip; others follow")
     add("--batch-size", type=int, default=8)
-    add("--embedder", help="audio model of transformers for FAD; default: the bundle's CLAP")
+    add("--embedder", help="aisfx or an audio model of transformers, for FAD; default: CLAP")
     add("--classifier", help="audio classifier of transformers for KL; default: the bundle's")
     add("--resamples", type=int, default=1000, help="of the bootstrap")
     add("--device", default="auto")

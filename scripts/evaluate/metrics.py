@@ -143,3 +143,15 @@ class ClipFeatures:
 def mean_estimate(values: np.ndarray, **options) -> Estimate:
     """The mean of (n,), with its bootstrap interval."""
     return bootstrap(lambda index: float(values[index].mean()), len(values), **options)
+
+
+def share_estimate(count: int, total: int, z: float = 1.96) -> Estimate:
+    """`count` of `total` as a share, with the interval of Wilson (1927), which holds for few.
+
+    Args:
+        z: the normal quantile; 1.96 gives 95 %.
+    """
+    share, spread = count / total, z**2 / total
+    centre = (share + spread / 2) / (1 + spread)
+    reach = (spread * (share * (1 - share) + spread / 4)) ** 0.5 / (1 + spread)
+    return Estimate(share, centre - reach, centre + reach)

@@ -14,7 +14,7 @@ from audiolitefocus.batch.run import BatchRun
 from audiolitefocus.checkpoints.bundle import check_sha256
 from audiolitefocus.options import GenerationOptions
 from audiolitefocus.pipeline import AudioLDM2Pipeline
-from scripts.evaluate.embedders import Clap, Embedder, Network, embed_all
+from scripts.evaluate.embedders import Clap, Embedder, Network, embed_all, load_embedder
 from scripts.evaluate.metrics import ClipFeatures, cosine_similarities, kl_divergences
 from scripts.evaluate.references import Reference, read_references, recorded_caption, sound_files
 from scripts.evaluate.results import GIVEN, Cell
@@ -46,7 +46,7 @@ class Evaluation:
         self.clap = Clap(self.pipe)
         self.embedder: Embedder = self.clap
         if chosen.embedder:
-            self.embedder = Network(chosen.embedder, "embedder", device)
+            self.embedder = load_embedder(chosen.embedder, device)
         self.dense: dict[float, ClipFeatures] = {}
 
     def about(self) -> dict:

@@ -12,6 +12,7 @@ from scripts.evaluate.metrics import (
     frechet_distance,
     kl_divergences,
     mean_estimate,
+    share_estimate,
 )
 
 EXACT = 1e-9  # float64, distances of about 1
@@ -131,3 +132,12 @@ def test_interval_of_a_distance_covers_the_truth():
     mean = np.mean([found.value for found in trials])
     covered = np.mean([found.low <= mean <= found.high for found in trials])
     assert covered >= 0.85  # of 60: below this with probability 0.003 if it is 0.95
+
+
+@pytest.mark.parametrize(("count", "total"), [(0, 60), (1, 7), (30, 60), (60, 60)])
+def test_the_interval_of_a_share_is_wilsons(count, total):
+    scipy = pytest.importorskip("scipy.stats")
+    expected = scipy.binomtest(count, total).proportion_ci(0.95, method="wilson")
+    found = share_estimate(count, total)
+    assert found.value == count / total
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-5)
