@@ -23,10 +23,13 @@ def add_adapters(unet: UNet, rank: int, seed: int, *, time: bool = False) -> Non
     import torch
     from peft import LoraConfig, inject_adapter_in_model
 
+    kinds: tuple[type[nn.Module], ...] = (Transformer2D,)
+    if time:
+        kinds += TimeEmbedding, ResnetBlock
     layers = [
         f"{name}.{inner}"
         for name, module in unet.named_modules()
-        if isinstance(module, (Transformer2D, *((TimeEmbedding, ResnetBlock) if time else ())))
+        if isinstance(module, kinds)
         for inner, linear in module.named_modules()
         if isinstance(linear, nn.Linear)
     ]
