@@ -214,6 +214,7 @@ def without_text(monkeypatch):
     monkeypatch.setattr(masks, "unconditional", lambda pipe: condition(1, 9))
 
 
+@pytest.mark.slow  # it takes some updates until all choices are learnt
 def test_what_adds_nothing_is_what_is_left_out(without_text, tmp_path):
     """Four transformers of twelve do nothing, and the budget is what the other eight cost."""
     unet, names = tiny_unet(), list(TINY.transformers)
@@ -224,7 +225,7 @@ def test_what_adds_nothing_is_what_is_left_out(without_text, tmp_path):
     counted = Costs(CONFIG, SECONDS, "dense", branches=1).counted
     left = counted.total - sum(counted.within[name] for name in free)
     choices = Choices(CONFIG, SECONDS, "dense", left / counted.total + 1e-6)
-    learning = learning_in(tmp_path, unet, choices, 0.4, steps=14, batch_size=8)
+    learning = learning_in(tmp_path, unet, choices, 0.2, steps=24, batch_size=8)
     learning.run()
     assert sorted(choices.absent(learning.chosen())) == sorted(free)
     # as the choices that are likeliest before it are not
@@ -242,7 +243,7 @@ def test_learning_that_was_cut_off_ends_as_one_that_was_not(choices, without_tex
     found = []
     for name in ("whole", "parts", "parts"):
         (tmp_path / name).mkdir(exist_ok=True)
-        settings = {"steps": 3, "batch_size": 2, "save_every": 2}
+        settings = {"steps": 4, "batch_size": 2, "save_every": 2}
         found.append(learning_in(tmp_path / name, tiny_unet(), choices, 0.1, **settings))
         if len(found) == 2:
             with pytest.raises(Killed):
@@ -250,9 +251,9 @@ def test_learning_that_was_cut_off_ends_as_one_that_was_not(choices, without_tex
         else:
             found[-1].run()
     whole, _, parts = found
-    assert whole.losses == parts.losses and len(whole.losses) == 3
+    assert whole.losses == parts.losses and len(whole.losses) == 4
     for one, other in zip(whole.parameters, parts.parameters, strict=True):
         assert torch.equal(one, other)
     (tmp_path / "parts" / "state.pt").write_bytes(b"no state")
     with pytest.raises(ValueError, match="state.pt is damaged or of another training"):
-        parts._resume()
+        learning_in(tmp_path / "parts", tiny_unet(), choices, 0.1)
