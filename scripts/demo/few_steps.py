@@ -1,6 +1,6 @@
 """Distil the demo model for few steps: an adapter with guidance baked in.
 
-python -m scripts.demo.few_steps --out train/few-steps --steps 2000 --rank 16
+python -m scripts.demo.few_steps --out train/few-steps
 
 It is `audiolitefocus finetune --distill lcm` on clips of the synthetic world, but for one thing:
 the clips keep their loudness, of which captions tell, while recordings are all made equally loud.
@@ -34,12 +34,11 @@ def arguments() -> argparse.Namespace:
     add("--out", type=Path, required=True, help="folder for the adapter and all else")
     add("--clips", type=Path, help="folder for rendered clips; default: clips in that folder")
     add("--thousands", type=int, default=4, help="of clips")
-    add("--steps", type=int, default=2000)
+    add("--steps", type=int, default=650)
     add("--batch-size", type=int, default=12)
     add("--rank", type=int, default=16)
-    add("--full", action="store_true", help="train all of the UNet")
-    add("--learning-rate", type=float, default=2e-4)
-    add("--save-every", type=int, default=100)
+    add("--learning-rate", type=float, default=5e-4)
+    add("--save-every", type=int, default=50)
     return parser.parse_args()
 
 
@@ -49,7 +48,6 @@ def run(chosen: argparse.Namespace) -> None:
         steps=chosen.steps,
         batch_size=chosen.batch_size,
         rank=chosen.rank,
-        full=chosen.full,
         learning_rate=chosen.learning_rate,
         average=AVERAGE,
         distill="lcm",

@@ -14,7 +14,7 @@ import soundfile
 pytest.importorskip("hatchling", reason="hatchling builds the package")
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("audiolitefocus", "docs", "scripts", "tests", "weights/demo", "weights/demo-lcm")
+FOLDERS = ("audiolitefocus", "docs", "scripts", "tests", "weights/demo")
 FILES = ("README.md", "LICENSE", "CHANGELOG.md", "Makefile", "constraints.txt", "pyproject.toml")
 
 
