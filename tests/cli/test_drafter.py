@@ -49,6 +49,7 @@ def test_the_recipe_names_the_drafter_and_makes_the_clip_again(partner, tmp_path
     assert not np.array_equal(drafted, plain)
 
 
+@pytest.mark.slow  # several runs of the command
 def test_a_drafter_that_has_a_name_is_loaded_by_the_recipe(partner, tmp_path):
     generate(tmp_path, "rain", *QUICK, "--model", partner, "--drafter", "demo", "-o", "a.wav")
     generate(tmp_path, "--like", "a.wav", "--model", partner, "-o", "b.wav")
@@ -60,6 +61,7 @@ def test_a_drafter_that_has_a_name_is_loaded_by_the_recipe(partner, tmp_path):
     assert "warning: the weights of demo are others than then" in result.stderr
 
 
+@pytest.mark.slow  # several runs of the command
 def test_a_run_goes_on_with_its_drafter_alone(partner, tmp_path):
     (tmp_path / "prompts.txt").write_text(
         'rain|a\n{"prompt": "bell", "name": "b", "drafter_interval": "0.5:1"}\n'

@@ -183,6 +183,7 @@ def test_a_worker_that_does_not_see_the_folder_ends_the_run(cluster, tmp_path, m
     assert not files(tmp_path / "out")
 
 
+@pytest.mark.slow  # a Ray of its own, or a whole run
 def test_the_command_says_what_it_does(cluster, tmp_path):
     (tmp_path / "prompts").write_text("a bell|a\nrain|b")
     command = ("generate", "--prompts", "prompts", "--out", "out", "--ray", "local", *COMMAND)
@@ -196,6 +197,7 @@ def test_the_command_says_what_it_does(cluster, tmp_path):
     assert sorted(files(tmp_path / "out")) == ["a.json", "a.wav", "b.json", "b.wav"]
 
 
+@pytest.mark.slow  # a Ray of its own, or a whole run
 def test_ctrl_c_ends_a_run_and_keeps_what_is_finished(tmp_path):
     lines = [json.dumps({"prompt": p, "name": p, "steps": n}) for p, n in (("a", 2), ("b", 900))]
     (tmp_path / "prompts").write_text("\n".join(lines))

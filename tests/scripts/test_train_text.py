@@ -119,6 +119,7 @@ def test_diffusion_goes_on_where_it_was_cut_off(clips, tmp_path):
         assert torch.equal(value, found.state_dict()[key]), key
 
 
+@pytest.mark.slow  # a training
 def test_diffusion_learns_a_batch(clips, tmp_path):
     run, denoiser, batch = Run(out=tmp_path), build(0), clips.batch("cpu")
     training.train(
@@ -251,6 +252,7 @@ def test_contrastive_loss_in_closed_form():
     )
 
 
+@pytest.mark.slow  # a training
 def test_clap_learns(tmp_path, monkeypatch):
     """A handful of noises of different loudness and colour find their captions."""
     monkeypatch.setattr(train_clap, "BATCH", 8)

@@ -198,6 +198,7 @@ def train(bundle, sounds, folder, prompts=(), on_update=lambda update, loss: Non
     return finetune(sounds, str(bundle), folder, settings, **options)
 
 
+@pytest.mark.slow  # another training; test_loop has the same without distillation
 def test_a_run_that_was_cut_off_ends_as_one_that_was_not(tiny_bundle, sounds, tmp_path):
     whole, part = tmp_path / "whole", tmp_path / "part"
     part.mkdir()
@@ -220,6 +221,7 @@ def state(folder) -> dict:
     return torch.load(folder / "state.pt", weights_only=True)
 
 
+@pytest.mark.slow  # another training; test_loop has the same without distillation
 def test_a_whole_unet_becomes_a_bundle_that_says_so(tiny_bundle, sounds, tmp_path):
     out = tmp_path / "out"
     bundle = train(tiny_bundle, sounds, out, ["a bell"], full=True, steps=1)

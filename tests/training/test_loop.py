@@ -138,6 +138,7 @@ def test_a_whole_unet_becomes_a_bundle(tiny_bundle, sounds, tmp_path):
         assert torch.equal(weight, average[name])
 
 
+@pytest.mark.slow  # another training
 def test_activations_computed_again_give_the_same_gradients(tiny_bundle, sounds, tmp_path, whole):
     again = state(train(tiny_bundle, sounds, tmp_path, checkpointing=True))
     for name, tensor in state(whole)["trained"].items():
@@ -154,6 +155,7 @@ def no_state():
     AcceleratorState._reset_state()
 
 
+@pytest.mark.slow  # another training
 def test_bfloat16_loses_little(tiny_bundle, sounds, tmp_path, whole, no_state):
     """Activations alone are rounded: weights, their average and the adapter stay float32."""
     half = train(tiny_bundle, sounds, tmp_path / "half", mixed_precision="bf16")
