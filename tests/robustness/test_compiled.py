@@ -43,6 +43,7 @@ def test_nine_prompts_share_two_graphs_and_what_cannot_be_compiled_runs_as_it_is
     assert len(messages) == 1 and "no compiler here" in messages[0]
 
 
+@pytest.mark.slow
 def test_steps_that_reuse_have_one_graph_and_full_ones_another(tiny_bundle, pipe):
     torch._dynamo.reset()
     backend = FirstGraphs(limit=100)

@@ -14,6 +14,8 @@ from scripts.evaluate import frontier
 from scripts.reuse import divergence, partner
 from tests.support.compare import assert_same, seeded
 
+pytestmark = pytest.mark.slow  # makes many clips with two models
+
 RUN = ["--steps", "4", "--sampler", "dpm++", "--seconds", "0.64", "--batch-size", "2"]
 
 
@@ -89,7 +91,6 @@ def test_a_model_does_not_diverge_from_itself_and_does_from_its_partner(
     assert f"--drafter-interval {start:g}:{stop:g}" in capsys.readouterr().out
 
 
-@pytest.mark.slow  # operations of two models are counted
 def test_the_frontier_counts_the_steps_of_both_models(folder, tmp_path, monkeypatch):
     options = ("--clips", 2, "--seconds", 0.64, "--full", "steps=4", "--out", tmp_path)
     monkeypatch.setattr("sys.argv", ["frontier", *map(str, options), "--drafter", str(folder)])

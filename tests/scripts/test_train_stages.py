@@ -136,6 +136,7 @@ def test_a_stage_that_was_not_run_is_named(tmp_path):
         load_network(tmp_path / "vae", "vae", VAE, VAEConfig)
 
 
+@pytest.mark.slow  # trains networks
 def test_the_stages_hand_on_what_they_made(small, capsys):
     train_vae.train_vae(small)
     vae = load_network(small.out / "vae", "vae", VAE, VAEConfig)
