@@ -98,4 +98,6 @@ def test_info_of_a_clip(made, tmp_path):
 
 def test_info_of_a_bundle_as_json(tmp_path):
     result = run("info", "demo", "--json", cwd=tmp_path)
-    assert json.loads(result.stdout) == json.loads((demo_folder() / "config.json").read_text())
+    expected = json.loads((demo_folder() / "config.json").read_text())
+    expected["distilled"], expected["unet"]["absent"] = None, []  # which are younger than the file
+    assert json.loads(result.stdout) == expected
