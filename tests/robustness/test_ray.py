@@ -129,6 +129,7 @@ class Slow(ClipWorker):
         return made
 
 
+@pytest.mark.slow  # scripts.benchmark.ray_kills does it many times over
 def test_a_worker_that_is_killed_costs_no_clip(cluster, demo, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     prompts = tmp_path / "prompts.txt"
