@@ -6,7 +6,15 @@ import pytest
 import torch
 
 # Files that take longest, which begin first: else a process waits for one of them at the end.
-LONGEST = ("test_ray.py", "test_page.py", "test_kills.py", "test_loop.py", "test_held.py")
+LONGEST = (
+    "test_ray.py",
+    "test_page.py",
+    "test_kills.py",
+    "test_demo_sounds.py",
+    "test_benchmark.py",
+    "test_loop.py",
+    "test_held.py",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

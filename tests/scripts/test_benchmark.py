@@ -27,6 +27,7 @@ def test_flops_saved_by_a_query_that_sees_its_row_alone():
     assert flops("dense", 1.28) - flops("litefocus:0", 1.28) == saved
 
 
+@pytest.mark.slow  # two networks of full size are counted
 def test_flops_saved_by_adding_up_taps():
     """On CPUs four of nine products are left of every upsampling convolution."""
     pixels = {256: 64 * 16, 384: 32 * 8, 640: 16 * 4}  # after it, of 2.56 s
