@@ -40,10 +40,5 @@ def load_examples(
     """
     folder = chosen.encoded or chosen.out / "encoded"
     if chosen.sounds == DEMO_WORLD:
-        if seconds > pipe.config.trained_seconds:
-            raise ValueError(
-                f"--seconds {seconds:g}: clips of {DEMO_WORLD} are encoded with "
-                f"{pipe.config.trained_seconds:g}"
-            )
-        return encode_clips(pipe, folder, chosen.thousands)
+        return encode_clips(pipe, folder, chosen.thousands, seconds)
     return encode_examples(pipe, read_examples(Path(chosen.sounds)), seconds, folder)
