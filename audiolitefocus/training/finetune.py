@@ -6,7 +6,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from audiolitefocus.atomic import atomic_file
 from audiolitefocus.audio.length import ClipLength
+from audiolitefocus.display import spectrogram_png
 from audiolitefocus.pipeline import AudioLDM2Pipeline
 from audiolitefocus.runtime import choose_device
 from audiolitefocus.training.bundle import write_bundle
@@ -122,7 +124,7 @@ def _silent(*_: object) -> None:
 
 
 def _make_samples(training: Finetune, prompts: Sequence[str], update: int) -> None:
-    """A clip of each prompt, always from the same noise."""
+    """A clip of each prompt, always from the same noise, and its spectrogram."""
     if not prompts or not training.accelerator.is_main_process:
         return
     place = training.folder / "samples"
@@ -137,4 +139,6 @@ def _make_samples(training: Finetune, prompts: Sequence[str], update: int) -> No
             audio_length_in_s=training.settings.seconds[0],
             seed=0,
         )
-    made.save(place / f"{update:06d}.wav")
+    for path, audio in zip(made.save(place / f"{update:06d}.wav"), made.audios, strict=True):
+        with atomic_file(path.with_suffix(".png")) as part:
+            part.write_bytes(spectrogram_png(audio, made.sampling_rate))

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from audiolitefocus import AudioLDM2Pipeline
+from audiolitefocus.audio.files import read_sound
 from audiolitefocus.config import ScheduleConfig
 from audiolitefocus.models.condition import Condition
 from audiolitefocus.training.encoded import Encoded
@@ -74,7 +75,7 @@ def test_a_batch_is_cut_from_its_examples_and_depends_on_the_generator_alone():
     assert torch.equal(draw(0.5).noise, batch.noise) and (draw(0.0).condition.loa >= 0).all()
 
 
-def train(bundle, sounds, folder, mixed_precision="no", **changes):
+def train(bundle, sounds, folder, mixed_precision="no", prompts=(), **changes):
     from audiolitefocus.training.finetune import finetune
 
     return finetune(
@@ -84,6 +85,7 @@ def train(bundle, sounds, folder, mixed_precision="no", **changes):
         Finetuning(**{**SETTINGS, **changes}),
         device="cpu",
         mixed_precision=mixed_precision,
+        prompts=prompts,
         say=lambda line: None,
     )
 
@@ -130,12 +132,15 @@ def test_what_is_trained_is_an_adapter_that_the_model_takes(tiny_bundle, whole):
 
 
 def test_a_whole_unet_becomes_a_bundle(tiny_bundle, sounds, tmp_path):
-    place = train(tiny_bundle, sounds, tmp_path / "out", full=True, steps=2)
+    place = train(tiny_bundle, sounds, tmp_path / "out", prompts=["a bell"], full=True, steps=2)
     pipe = AudioLDM2Pipeline.from_pretrained(place, device="cpu")
     assert pipe.config.name.endswith("-finetuned")
     average = state(tmp_path / "out")["average"]
     for name, weight in pipe.unet.state_dict().items():
         assert torch.equal(weight, average[name])
+    sample, picture = (tmp_path / "out/samples" / f"000002.{end}" for end in ("wav", "png"))
+    assert len(read_sound(sample, pipe.sampling_rate)) == 5120  # 0.32 s
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow  # another training
