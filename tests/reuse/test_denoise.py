@@ -14,13 +14,12 @@ from audiolitefocus.models.unet import UNet
 from audiolitefocus.options import GenerationOptions
 from audiolitefocus.reuse.settings import Reuse, check_reuse
 from audiolitefocus.reuse.store import ReuseStore
-from tests.support.compare import seeded
+from tests.support.compare import BATCHED, seeded
 from tests.support.denoising import clip_noise, run_with, tiny_condition, tiny_unet
 
 STEPS = 8
 OPTIONS = GenerationOptions(num_inference_steps=STEPS, sampler="dpm++", guidance_scale=3.0)
 EVERY_OTHER = Reuse(2, start=0.0)
-BATCHED = 2e-6  # of the largest latent: what another batch size may change in float32
 VARIANTS = {
     "dense": {},
     "litefocus": {"attention": "litefocus:0.2"},
