@@ -63,9 +63,9 @@ def frozen_teacher(unet: UNet, *, full: bool) -> Callable[..., Tensor]:
     return without_adapters
 
 
-def trained(unet: UNet) -> dict[str, nn.Parameter]:
+def trained(network: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that are trained, by name."""
-    return {name: p for name, p in unet.named_parameters() if p.requires_grad}
+    return {name: p for name, p in network.named_parameters() if p.requires_grad}
 
 
 def as_saved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ def write_bundle(training: Finetune, destination: Path) -> Path:
             "finetuned": f"{training.done} updates from {pipe.config.name}",
         },
     )
-    with training.averaged():
+    with training.updates.averaged():
         return with_unet(pipe.folder, destination, config, pipe.unet.state_dict(), force=True)
 
 

@@ -132,7 +132,7 @@ def _make_samples(training: Finetune, prompts: Sequence[str], update: int) -> No
     few: dict[str, Any] = (
         {} if training.settings.distill else {"sampler": "dpm++", "num_inference_steps": 25}
     )
-    with training.averaged():
+    with training.updates.averaged():
         made = training.pipe(
             list(prompts),
             **few,

@@ -1,18 +1,17 @@
-"""Fine-tuning: batches, updates, an average of the weights, states to go on from."""
+"""Fine-tuning of a UNet: what it learns from which batches, in a folder."""
 
 import contextlib
-import csv
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from audiolitefocus.atomic import atomic_file, atomic_files
+from audiolitefocus.atomic import atomic_file
 from audiolitefocus.attention.settings import Attention
 from audiolitefocus.audio.length import ClipLength
 from audiolitefocus.checkpoints.adapters import write_adapter
@@ -23,15 +22,13 @@ from audiolitefocus.training.adapters import (
     as_saved,
     frozen_teacher,
     recompute_activations,
-    trained,
 )
 from audiolitefocus.training.consistency import ConsistencyLoss, Network
 from audiolitefocus.training.encoded import Encoded
 from audiolitefocus.training.objective import Batch, NoiseLoss, draw_batch
 from audiolitefocus.training.settings import Finetuning
+from audiolitefocus.training.updates import Updates, write_table
 
-CLIP = 1.0  # norm of the gradients
-BETAS = (0.9, 0.99)
 STATE, SETTINGS, LOSSES = "state.pt", "training.json", "loss.csv"
 
 
@@ -75,22 +72,22 @@ class Finetune:
             add_adapters(unet, settings.rank, settings.seed, time=teacher is not None)
         if settings.checkpointing:
             recompute_activations(unet)
-        self.parameters = trained(unet)
-        self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
-        optimizer = torch.optim.AdamW(
-            self.parameters.values(),
-            lr=settings.learning_rate or 0.0,
-            betas=BETAS,
-            weight_decay=0.0,
-        )
+        rate = settings.learning_rate or 0.0
+        self.updates = Updates(unet, rate, average=settings.average)
         # 2. On what
         attention = pipe.choose_attention(settings.attention, max(lengths))
         loss = self._objective(attention, teacher).to(accelerator.device)
-        self.loss, self.optimizer = accelerator.prepare(loss, optimizer)
+        prepared = accelerator.prepare(loss, self.updates.optimizer)
+        self.loss, self.updates.optimizer = prepared
         pipe.config = replace(pipe.config, distilled=settings.distilled)
         # 3. Where it stands
-        self.done = 0
-        self._resume()
+        found = self.updates.resume(folder / STATE)
+        self.losses: list[tuple[int, float]] = found.get("losses", [])
+
+    @property
+    def done(self) -> int:
+        """Updates so far."""
+        return self.updates.done
 
     def _objective(self, attention: Attention, teacher: Network | None) -> nn.Module:
         """What is minimised: with a teacher, the loss of distillation."""
@@ -105,7 +102,6 @@ class Finetune:
         settings = self.settings
         while self.done < settings.steps:
             loss = self._update()
-            self.done += 1
             self.losses.append((self.done, loss))
             on_update(self.done, loss)
             if self.done % settings.save_every == 0 or self.done == settings.steps:
@@ -115,43 +111,20 @@ class Finetune:
         """State, losses and the result so far, each whole or not at all."""
         if not self.accelerator.is_main_process:
             return
-        state = {
-            "trained": {name: p.detach().cpu() for name, p in self.parameters.items()},
-            "average": {name: mean.cpu() for name, mean in self.average.items()},
-            "optimizer": self.optimizer.state_dict(),
-            "done": self.done,
-            "losses": self.losses,
-        }
-        with atomic_files(self.folder / STATE, self.folder / LOSSES) as (part, table):
-            torch.save(state, part)
-            with table.open("w", newline="") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerow(["step", "loss"])
-                writer.writerows((step, f"{loss:.6g}") for step, loss in self.losses)
+        rows = [(step, f"{loss:.6g}") for step, loss in self.losses]
+        self.updates.save(self.folder / STATE, losses=self.losses)
+        write_table(self.folder / LOSSES, [("step", "loss"), *rows])
         if not self.settings.full:
             pipe, rank = self.pipe, self.settings.rank
-            tensors = {name: mean.cpu() for name, mean in self.average.items()}
+            tensors = {name: mean.cpu() for name, mean in self.updates.average.items()}
             distilled = self.settings.distilled
             write_adapter(
                 self.folder, pipe.config.name, rank, as_saved(tensors), distilled=distilled
             )
 
-    @contextlib.contextmanager
-    def averaged(self) -> Iterator[None]:
-        """A block in which the UNet has the average of its weights, for clips."""
-        own = {name: p.detach().clone() for name, p in self.parameters.items()}
-        self._set(self.average)
-        try:
-            yield
-        finally:
-            self._set(own)
-
     def _update(self) -> float:
         """One update of the weights; returns the mean loss of its clips, of all processes."""
         settings, total = self.settings, torch.zeros((), device=self.accelerator.device)
-        for group in self.optimizer.param_groups:
-            warm = min(1.0, (self.done + 1) / max(1, settings.warmup))
-            group["lr"] = warm * (settings.learning_rate or 0.0)
         for part in range(settings.accumulate):
             batch = self._batch(part).to(self.accelerator.device)
             last = part == settings.accumulate - 1
@@ -159,15 +132,8 @@ class Finetune:
                 loss = self.loss(batch).mean() / settings.accumulate
                 self.accelerator.backward(loss)
             total += loss.detach()
-        norm = self.accelerator.clip_grad_norm_(list(self.parameters.values()), CLIP)
-        if not torch.isfinite(torch.as_tensor(norm)):
-            raise ValueError(
-                f"update {self.done + 1}: the gradient is not finite; go on from the last state "
-                f"with a lower learning rate than {settings.learning_rate:g}"
-            )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self._follow()
+        warm = min(1.0, (self.done + 1) / max(1, settings.warmup))
+        self.updates.update(warm, self.accelerator.clip_grad_norm_)
         return float(self.accelerator.reduce(total, "mean"))
 
     def _batch(self, part: int) -> Batch:
@@ -183,38 +149,6 @@ class Finetune:
             dropped=self.settings.dropped or 0.0,
             train_steps=self.pipe.config.schedule.train_steps,
         )
-
-    @torch.no_grad()
-    def _follow(self) -> None:
-        """Move the average towards the weights, faster in the beginning."""
-        decay = min(self.settings.average, (1 + self.done) / (10 + self.done))
-        for name, parameter in self.parameters.items():
-            self.average[name].lerp_(parameter, 1 - decay)
-
-    @torch.no_grad()
-    def _set(self, tensors: Mapping[str, Tensor]) -> None:
-        for name, parameter in self.parameters.items():
-            parameter.copy_(tensors[name])
-
-    def _resume(self) -> None:
-        """Take over a state, if there is one."""
-        self.losses: list[tuple[int, float]] = []
-        path = self.folder / STATE
-        if not path.exists():
-            return
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            self._set({name: tensor for name, tensor in state["trained"].items()})
-            for name, mean in self.average.items():
-                mean.copy_(state["average"][name])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.done = int(state["done"])
-            self.losses = [(int(step), float(loss)) for step, loss in state["losses"]]
-        except Exception as error:  # torch.load raises whatever a damaged file leads it to
-            raise ValueError(
-                f"{path} is damaged or of another training ({str(error).splitlines()[0]}); remove "
-                f"it to start again"
-            ) from None
 
 
 def check_folder(folder: Path, about: Mapping[str, object]) -> None:

@@ -80,7 +80,7 @@ def run(chosen: argparse.Namespace) -> Path:
     # 3. The result
     if settings.full:
         return write_bundle(training, chosen.out / "bundle")
-    halves = {name: mean.half() for name, mean in training.average.items()}
+    halves = {name: mean.half() for name, mean in training.updates.average.items()}
     folder = chosen.out / "adapter"
     folder.mkdir(exist_ok=True)
     write_adapter(folder, "demo", settings.rank, as_saved(halves), distilled=settings.distilled)

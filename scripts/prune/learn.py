@@ -104,7 +104,7 @@ def run(chosen: argparse.Namespace) -> dict[str, object]:
     learning = MaskLearning(pipe, examples, settings, gates_rate, choices, attention, chosen.out)
     with tqdm(total=settings.steps, initial=learning.done, unit="update", mininterval=5) as bar:
 
-        def on_update(loss: float) -> None:
+        def on_update(update: int, loss: float) -> None:
             bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
             bar.update()
 

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import torch
 
-from audiolitefocus.atomic import atomic_file
 from audiolitefocus.attention.settings import Attention
 from audiolitefocus.audio.length import ClipLength
 from audiolitefocus.pipeline import AudioLDM2Pipeline
-from audiolitefocus.training.adapters import add_adapters, trained
+from audiolitefocus.training.adapters import add_adapters
 from audiolitefocus.training.encoded import Encoded
-from audiolitefocus.training.loop import BETAS, CLIP, STATE, unconditional
+from audiolitefocus.training.loop import STATE, unconditional
 from audiolitefocus.training.objective import draw_batch
 from audiolitefocus.training.settings import Finetuning
+from audiolitefocus.training.updates import Updates
 from scripts.prune.choices import Choices
 from scripts.prune.gates import MaskedUNet
 from scripts.prune.objective import DistillationLoss
@@ -57,35 +57,29 @@ class MaskLearning:
         # 1. What is trained, and against what
         teacher = copy.deepcopy(pipe.unet)
         add_adapters(pipe.unet, settings.rank, settings.seed)
-        adapters = list(trained(pipe.unet).values())
         self.masked = MaskedUNet(pipe.unet, choices)
         schedule = pipe.config.schedule
         loss = DistillationLoss(self.masked, teacher, schedule, attention, settings.snr_gamma)
         self.loss = loss.to(pipe.device)
-        self.parameters = [*adapters, self.masked.logits]
-        groups = [
-            {"params": adapters, "lr": settings.learning_rate},
-            {"params": [self.masked.logits], "lr": gates_rate},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, betas=BETAS, weight_decay=0.0)
+        self.updates = Updates(
+            self.masked, settings.learning_rate or 0.0, rates={"logits": gates_rate}
+        )
         # 2. Where it stands
-        self.losses: list[float] = []
-        if self.path.exists():
-            self._resume()
+        self.losses: list[float] = self.updates.resume(self.path).get("losses", [])
 
     @property
     def done(self) -> int:
         """Updates so far."""
-        return len(self.losses)
+        return self.updates.done
 
-    def run(self, on_update: Callable[[float], object] = lambda loss: None) -> None:
-        """Learn to the end."""
+    def run(self, on_update: Callable[[int, float], object] = lambda update, loss: None) -> None:
+        """Learn to the end; `on_update` is called with the number of updates and the loss."""
         steps, save_every = self.settings.steps, self.settings.save_every
         while self.done < steps:
             self.losses.append(self._update())
-            on_update(self.losses[-1])
+            on_update(self.done, self.losses[-1])
             if self.done % save_every == 0 or self.done == steps:
-                self.save()
+                self.updates.save(self.path, losses=self.losses)
 
     def _update(self) -> float:
         """One update of adapters and logits; returns the loss."""
@@ -102,41 +96,11 @@ class MaskLearning:
             train_steps=self.pipe.config.schedule.train_steps,
         )
         loss = self.loss(batch.to(self.pipe.device)).mean()
-        self.optimizer.zero_grad()
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, CLIP)
-        if not torch.isfinite(norm):
-            raise ValueError(
-                f"update {self.done + 1}: the gradient is not finite; begin anew with a lower "
-                f"learning rate than {settings.learning_rate:g}"
-            )
-        self.optimizer.step()
+        self.updates.update()
         return float(loss.detach())
 
     @torch.no_grad()
     def chosen(self) -> tuple[int, ...]:
         """The most probable choices that keep to the budget."""
         return self.choices.best(self.masked.log_probabilities().cpu())
-
-    def save(self) -> None:
-        state = {
-            "trained": [parameter.detach().cpu() for parameter in self.parameters],
-            "optimizer": self.optimizer.state_dict(),
-            "losses": self.losses,
-        }
-        with atomic_file(self.path) as part:
-            torch.save(state, part)
-
-    def _resume(self) -> None:
-        try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-            with torch.no_grad():
-                for parameter, tensor in zip(self.parameters, state["trained"], strict=True):
-                    parameter.copy_(tensor)
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.losses = [float(loss) for loss in state["losses"]]
-        except Exception as error:  # torch.load raises whatever a damaged file leads it to
-            raise ValueError(
-                f"{self.path} is damaged or of another training ({str(error).splitlines()[0]}); "
-                f"remove it to begin anew"
-            ) from None

@@ -113,7 +113,7 @@ def run(chosen: argparse.Namespace) -> Path:
     # 3. The bundle
     how = f"{training.done} updates of distillation from {teacher.name}"
     config = replace(pipe.config, provenance={**pipe.config.provenance, "recovered": how})
-    with training.averaged():
+    with training.updates.averaged():
         weights = pipe.unet.state_dict()
         return with_unet(pipe.folder, chosen.out / "bundle", config, weights, force=True)
 
