@@ -78,11 +78,15 @@ class Updates:
             torch._foreach_lerp_(means, weights, 1 - decay)
         self.done += 1
 
+    def take_average(self) -> None:
+        """Give the network the average of its weights."""
+        copy_tensors(self.average, self.parameters)
+
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
         """A block in which the network has the average of its weights."""
         own = {name: p.detach().clone() for name, p in self.parameters.items()}
-        copy_tensors(self.average, self.parameters)
+        self.take_average()
         try:
             yield
         finally:

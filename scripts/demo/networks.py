@@ -9,8 +9,9 @@ from torch import nn
 
 from audiolitefocus.atomic import atomic_file
 from audiolitefocus.checkpoints.tensors import open_safetensors, save_tensors
+from audiolitefocus.training.updates import Updates
 from audiolitefocus.validation import from_dict
-from scripts.demo.loop import Progress
+from scripts.demo.loop import CHECKPOINT
 
 
 def save_network(folder: Path, name: str, network: nn.Module) -> None:
@@ -42,17 +43,22 @@ def last_checkpoint(folder: Path, network: nn.Module) -> nn.Module:
     """The averaged weights of a stage that has ended or is still training, in eval mode. Raises
     ValueError if there are none yet.
     """
-    network.load_state_dict(read_checkpoint(folder)["averaged"])
+    updates = Updates(network, 0.0)
+    updates.resume(checkpoint(folder))
+    updates.take_average()
     return network.eval().requires_grad_(False)
 
 
-def progress(folder: Path) -> Progress:
-    """Where a stage's last checkpoint stands. Raises ValueError if there is none."""
-    return Progress(**read_checkpoint(folder)["progress"])
+def progress(folder: Path) -> tuple[int, float]:
+    """Steps that a stage has done by its last checkpoint, and the seconds that they took. Raises
+    ValueError if there is none.
+    """
+    state = torch.load(checkpoint(folder), map_location="cpu", weights_only=True)
+    return state["done"], state["seconds"]
 
 
-def read_checkpoint(folder: Path) -> dict:
-    path = folder / "checkpoint.pt"
+def checkpoint(folder: Path) -> Path:
+    path = folder / CHECKPOINT
     if not path.is_file():
         raise ValueError(f"{path}: no such file; run the stage {folder.name!r}")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    return path

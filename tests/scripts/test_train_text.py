@@ -16,9 +16,10 @@ from audiolitefocus.config import ScheduleConfig, UNetConfig, VAEConfig
 from audiolitefocus.diffusion.schedule import alphas_cumprod
 from audiolitefocus.models.vae import VAE
 from audiolitefocus.models.vocoder import HiFiGAN
+from audiolitefocus.training.updates import Updates
 from scripts.demo import loop as training
 from scripts.demo.loop import Run
-from scripts.demo.networks import save_network
+from scripts.demo.networks import last_checkpoint, save_network
 from scripts.demo.stages import clap as train_clap
 from scripts.demo.stages import classifier as train_classifier
 from scripts.demo.stages import diffusion as train_diffusion
@@ -82,10 +83,10 @@ def whole(tmp_path_factory) -> Run:
     for part in (tower, tokenizer, train_clap.clap_extractor()):
         part.save_pretrained(run.folder("clap") / "tower")
     train_classifier.save(run.folder("classifier") / "model", train_classifier.build())
-    progress = training.Progress(steps=25, seconds=90.0)
+    updates = Updates(HiFiGAN(TINY_VOCODER), 0.0)  # those of the other stages are not loaded
+    updates.done = 25
     for stage in ("vae", "vocoder", "clap", "classifier"):
-        parts = {"averaged": HiFiGAN(TINY_VOCODER)} if stage == "vocoder" else {}
-        training.save_checkpoint(run.folder(stage) / "checkpoint.pt", parts, progress)
+        updates.save(run.folder(stage) / training.CHECKPOINT, seconds=90.0)
         curve = "step,seconds,rate,loss\n25,90.0,0.1,0.5\n50,99.9,0.1,0.3\n"  # 50 was lost
         (run.folder(stage) / "curve.csv").write_text(curve)
     (run.out / "clap" / "report.json").write_text('{"clips": 9, "of_20": 0.5, "family": 0.5}')
@@ -204,9 +205,7 @@ def test_the_bundle_loads_and_gives_the_conditioning_of_training(clips, whole):
     assert made.audios.shape == (2, 40960) and np.isfinite(made.audios).all()
     assert made.scores is not None and made.scores[0] >= made.scores[1]
     caption = "a rising chirp"
-    denoiser, encoder = build(0), pipe.text
-    state = torch.load(whole.out / "diffusion" / "checkpoint.pt", weights_only=True)
-    denoiser.load_state_dict(state["averaged"])
+    denoiser, encoder = last_checkpoint(whole.out / "diffusion", build(0)), pipe.text
     denoiser.half().float()  # as the bundle keeps it
     clap = train_diffusion.clap_embeddings(whole.out / "clap" / "tower", [caption])
     ids = torch.tensor([train_diffusion.t5_tokenizer()(caption)["input_ids"]])

@@ -77,28 +77,21 @@ def test_seeds_differ(tmp_path):
 def test_minutes_end_a_run(tmp_path):
     fit(Run(out=tmp_path, minutes=0.01))
     state = torch.load(tmp_path / "double" / "checkpoint.pt", weights_only=True)
-    assert 0.6 <= state["progress"]["seconds"] < 0.9
+    assert 0.6 <= state["seconds"] < 0.9
 
 
 def test_the_average_lags_behind(tmp_path):
     """With a decay of 0, the average is the network; the checkpoint holds both."""
     fit(Run(out=tmp_path, steps=30), average=0.0)
     state = torch.load(tmp_path / "double" / "checkpoint.pt", weights_only=True)
-    for key, value in state["network"].items():
-        torch.testing.assert_close(state["averaged"][key], value)
-
-
-def test_a_moving_average_in_closed_form():
-    averaged, network = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
-    averaged.weight.data.fill_(1.0), network.weight.data.fill_(0.0)
-    for _ in range(5):
-        training.follow(averaged, network, 0.9)
-    torch.testing.assert_close(averaged.weight.data, torch.tensor([[0.9**5]]))
+    assert state["trained"]
+    for key, value in state["trained"].items():
+        torch.testing.assert_close(state["average"][key], value)
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     fit(Run(out=tmp_path, steps=25))
-    with pytest.raises(ValueError, match="checkpoint.pt is damaged or of another network"):
+    with pytest.raises(ValueError, match="checkpoint.pt is damaged or of another training"):
         fit(Run(out=tmp_path, steps=50), width=16)
 
 
@@ -142,7 +135,7 @@ def test_bad_options_are_refused(tmp_path, options, message):
 def test_cuda_is_refused_where_there_is_none(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    with pytest.raises(ValueError, match="no NVIDIA GPU"):
+    with pytest.raises(ValueError, match="'cuda' is not present"):
         Run(out=tmp_path, device="cuda")
 
 

@@ -19,7 +19,7 @@ from audiolitefocus.checkpoints import bundle as checkpoint
 from audiolitefocus.checkpoints.tensors import open_safetensors, save_tensors
 from audiolitefocus.config import AttentionRule, BundleConfig, VAEConfig
 from audiolitefocus.models.vae import VAE
-from scripts.demo.loop import CURVE_STEPS, Run
+from scripts.demo.loop import CURVE, CURVE_STEPS, Run
 from scripts.demo.networks import last_checkpoint, load_network, progress
 from scripts.demo.stages.clap import CHUNKS as CLAP_CHUNKS
 from scripts.demo.stages.clap import clap_extractor
@@ -86,7 +86,7 @@ def write_networks(folder: Path, run: Run) -> None:
         provenance={
             "source": "scripts/train_demo.py",
             "seed": run.seed,
-            "steps": [f"{stage} {progress(run.out / stage).steps}" for stage in STAGES],
+            "steps": [f"{stage} {progress(run.out / stage)[0]}" for stage in STAGES],
             "note": "trained on synthetic sounds, which its README.md lists",
         },
         files={checkpoint.bundle_name(p): checkpoint.sha256(p) for p in weights_of(folder)},
@@ -113,12 +113,11 @@ def training(out: Path) -> str:
     """Rows of how long every stage was trained, and where its loss ended."""
     rows = []
     for stage, chunks in STAGES.items():
-        done = progress(out / stage)
-        with (out / stage / "curve.csv").open(newline="") as file:
-            curve = [row for row in csv.DictReader(file) if int(row["step"]) <= done.steps]
+        steps, seconds = progress(out / stage)
+        with (out / stage / CURVE).open(newline="") as file:
+            curve = [row for row in csv.DictReader(file) if int(row["step"]) <= steps]
         loss = np.mean([float(row["loss"]) for row in curve[-LAST_ROWS:]])
-        minutes = done.seconds / 60
-        rows.append(f"| {stage} | {chunks},000 | {done.steps:,} | {minutes:.0f} | {loss:.3f} |")
+        rows.append(f"| {stage} | {chunks},000 | {steps:,} | {seconds / 60:.0f} | {loss:.3f} |")
     return "\n".join(rows)
 
 
