@@ -19,7 +19,7 @@ from audiolitefocus.atomic import atomic_file, atomic_folder
 from audiolitefocus.audio.resample import resample
 from scripts.demo.loop import Losses, Run, train
 from scripts.demo.world.captions import clap_tokenizer
-from scripts.demo.world.clips import CHUNK, chunk, clip
+from scripts.demo.world.clips import CHUNK, chunk, clip, stored
 from scripts.demo.world.sounds import HELD_OUT, LOUDNESS, RATE, WORLD, Sound, draw
 
 WIDTH = 64
@@ -76,11 +76,7 @@ def features_of(waveforms: np.ndarray) -> np.ndarray:
 
 
 def stored_features(folder: Path, index: int, waveforms: np.ndarray) -> np.ndarray:
-    path = folder / f"features-{index:03d}.npy"
-    if not path.is_file():
-        with atomic_file(path) as part, part.open("wb") as file:
-            np.save(file, features_of(waveforms))
-    return np.load(path)
+    return stored(folder / f"features-{index:03d}.npy", lambda: features_of(waveforms))
 
 
 def meaning(sound: Sound) -> tuple:

@@ -16,7 +16,7 @@ from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassificati
 
 from audiolitefocus.atomic import atomic_file
 from scripts.demo.loop import Losses, Run, train
-from scripts.demo.world.clips import CHUNK, FRAMES, chunk
+from scripts.demo.world.clips import CHUNK, FRAMES, chunk, stored
 from scripts.demo.world.sounds import FAMILIES, HELD_OUT, RATE, draw
 
 CHUNKS = 10  # thousands of clips
@@ -54,10 +54,7 @@ def stored_features(run: Run) -> np.ndarray:
     parts = []
     for index in tqdm(range(CHUNKS), desc="features", unit="chunk"):
         path = run.folder("classifier") / f"features-{index:03d}.npy"
-        if not path.is_file():
-            with atomic_file(path) as beside, beside.open("wb") as file:
-                np.save(file, features(chunk(run.out / "clips", index)[0]))
-        parts.append(np.load(path))
+        parts.append(stored(path, lambda i=index: features(chunk(run.out / "clips", i)[0])))
     return np.concatenate(parts)
 
 

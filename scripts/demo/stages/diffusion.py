@@ -14,14 +14,14 @@ import torch
 import transformers
 from torch import Tensor
 
-from audiolitefocus.atomic import atomic_file
 from audiolitefocus.config import VAEConfig
 from audiolitefocus.models.vae import VAE
 from scripts.demo.loop import Losses, Run, train
 from scripts.demo.networks import load_network
 from scripts.demo.stages.denoiser import LAST_STEP, Batch, Denoiser, build
 from scripts.demo.world.captions import clap_tokenizer, t5_tokenizer
-from scripts.demo.world.clips import CHUNK, chunk, shown
+from scripts.demo.world.clips import CHUNK, FRAMES, chunk, shown, stored
+from scripts.demo.world.latents import encode_mels
 from scripts.demo.world.sounds import draw
 
 CHUNKS = 8  # thousands of clips
@@ -100,16 +100,13 @@ def diffusion_loss(run: Run, denoiser: Denoiser, groups: list[Batch], pool) -> L
     return {"loss": Known.apply(results[0], results[1:], *parameters)}
 
 
-@torch.no_grad()
 def stored_latents(run: Run, vae: VAE, index: int) -> np.ndarray:
     """Scaled means of a thousand clips, (1000, 8, 64, 16) float16."""
-    path = run.folder("diffusion") / f"latents-{index:03d}.npy"
-    if not path.is_file():
-        mels = torch.from_numpy(chunk(run.out / "clips", index)[1].astype(np.float32))
-        means = torch.cat([vae.encode(mel.to(run.device))[0].cpu() for mel in mels.split(25)])
-        with atomic_file(path) as part, part.open("wb") as file:
-            np.save(file, (means * vae.config.scale_factor).numpy().astype(np.float16))
-    return np.load(path, mmap_mode="r")
+
+    def compute() -> np.ndarray:
+        return encode_mels(vae, chunk(run.out / "clips", index)[1], FRAMES).astype(np.float16)
+
+    return stored(run.folder("diffusion") / f"latents-{index:03d}.npy", compute)
 
 
 @torch.no_grad()
@@ -135,7 +132,8 @@ def stored_clips(run: Run, vae: VAE) -> Clips:
 
 
 def train_diffusion(run: Run) -> None:
-    clips = stored_clips(run, load_network(run.out / "vae", "vae", VAE, VAEConfig))
+    vae = load_network(run.out / "vae", "vae", VAE, VAEConfig).to(run.device)
+    clips = stored_clips(run, vae)
     denoiser = build(run.seed)
     with ThreadPoolExecutor(1 if run.device == "cuda" else GROUPS) as pool:
         train(

@@ -12,14 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from audiolitefocus.atomic import atomic_file
 from audiolitefocus.codec.mel import log_mel
 from audiolitefocus.config import VAEConfig, VocoderConfig
 from audiolitefocus.models.vae import VAE
 from audiolitefocus.models.vocoder import HiFiGAN, ResidualBlock
 from scripts.demo.loop import Losses, Run, train
 from scripts.demo.networks import last_checkpoint, load_network
-from scripts.demo.world.clips import CHUNK, FRAMES, VOCODER, chunk, shown
+from scripts.demo.world.clips import CHUNK, FRAMES, VOCODER, chunk, shown, stored
 from scripts.demo.world.sounds import RMS, draw
 
 CONFIG = VocoderConfig(
@@ -97,14 +96,14 @@ def vocoder_loss(run: Run, vocoder: HiFiGAN, batch: tuple[Tensor, Tensor]) -> Lo
 @torch.no_grad()
 def decoded_mels(run: Run, index: int, mels: np.ndarray) -> np.ndarray:
     """A chunk's mels after the trained autoencoder, kept as a file: (1000, 256, 64) float16."""
-    path = run.folder("vocoder") / f"decoded-{index:03d}.npy"
-    if not path.exists():
+
+    def compute() -> np.ndarray:
         vae = load_network(run.out / "vae", "vae", VAE, VAEConfig).to(run.device)
         parts = torch.from_numpy(mels.astype(np.float32)).to(run.device).split(20)
         decoded = torch.cat([vae.decode(vae.encode(part)[0]).cpu() for part in parts])
-        with atomic_file(path) as part, part.open("wb") as file:
-            np.save(file, decoded.numpy().astype(np.float16))
-    return np.load(path, mmap_mode="r")
+        return decoded.numpy().astype(np.float16)
+
+    return stored(run.folder("vocoder") / f"decoded-{index:03d}.npy", compute)
 
 
 def build(mels: Tensor) -> HiFiGAN:

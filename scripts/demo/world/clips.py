@@ -1,12 +1,13 @@
 """Training clips of the synthetic world, rendered once and kept as files of a thousand."""
 
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from audiolitefocus.atomic import atomic_file, atomic_files
 from audiolitefocus.codec.mel import log_mel
 from audiolitefocus.config import VocoderConfig
 from scripts.demo.world.sounds import RATE, WORLD, Sound, draw
@@ -40,12 +41,19 @@ def chunk(folder: Path, index: int) -> tuple[np.ndarray, np.ndarray]:
         folder.mkdir(parents=True, exist_ok=True)
         seeds = range(CHUNK * index, CHUNK * (index + 1))
         made = [clip(seed) for seed in tqdm(seeds, desc=f"clips {index:03d}", unit="clip")]
-        for path, arrays in zip(paths, zip(*made, strict=True), strict=True):
-            part = path.with_suffix(f".{os.getpid()}.part")
-            with part.open("wb") as file:
-                np.save(file, np.stack(arrays).astype(np.float16))
-            part.replace(path)
+        with atomic_files(*paths) as parts:
+            for part, arrays in zip(parts, zip(*made, strict=True), strict=True):
+                with part.open("wb") as file:
+                    np.save(file, np.stack(arrays).astype(np.float16))
     return np.load(paths[0], mmap_mode="r"), np.load(paths[1], mmap_mode="r")
+
+
+def stored(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """An array, read from its file as it is needed. Computed and written there the first time."""
+    if not path.is_file():
+        with atomic_file(path) as part, part.open("wb") as file:
+            np.save(file, compute())
+    return np.load(path, mmap_mode="r")
 
 
 def shown(chunks: int) -> list[int]:

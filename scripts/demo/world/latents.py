@@ -3,6 +3,9 @@
 Unlike recordings (`training.encoded`), clips keep their loudness, of which captions tell.
 """
 
+from collections.abc import Iterable
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +16,10 @@ from audiolitefocus.audio.length import ClipLength
 from audiolitefocus.checkpoints.tensors import open_safetensors, save_tensors
 from audiolitefocus.codec.decode import encode_mel
 from audiolitefocus.models.condition import Condition
+from audiolitefocus.models.vae import VAE
 from audiolitefocus.pipeline import AudioLDM2Pipeline
 from audiolitefocus.training.encoded import Encoded
-from scripts.demo.world.clips import CHUNK, clip, shown
+from scripts.demo.world.clips import CHUNK, clip, shown, stored
 from scripts.demo.world.sounds import draw
 
 BATCH = 6400  # frames of spectrograms that are encoded at once
@@ -35,26 +39,25 @@ def encode_clips(
     folder.mkdir(parents=True, exist_ok=True)
     length = ClipLength(seconds or pipe.config.trained_seconds, pipe.config)
     frames = length.latent_frames * pipe.config.vae.downsampling
-    latents = np.concatenate([_latents(pipe, folder, i, frames) for i in range(thousands)])
+    parts = []
+    for index in range(thousands):
+        mels = (clip(seed, frames)[1] for seed in range(CHUNK * index, CHUNK * (index + 1)))
+        path = folder / f"latents-{frames}-{index:03d}.npy"
+        parts.append(stored(path, partial(encode_mels, pipe.vae, mels, frames)))
+    latents = np.concatenate(parts)
     condition = _condition(pipe, folder / f"conditions-{thousands}.safetensors", thousands)
     return [
         Encoded(torch.from_numpy(latents[i]), condition[slice(i, i + 1)]) for i in shown(thousands)
     ]
 
 
-def _latents(pipe: AudioLDM2Pipeline, folder: Path, index: int, frames: int) -> np.ndarray:
-    """Scaled means of a thousand clips, (1000, 8, frames / 4, 16)."""
-    path = folder / f"latents-{frames}-{index:03d}.npy"
-    if not path.is_file():
-        weight = next(pipe.vae.parameters())
-        seeds = range(CHUNK * index, CHUNK * (index + 1))
-        means = []
-        for batch in torch.tensor(seeds).split(max(1, BATCH // frames)):
-            mels = np.stack([clip(int(seed), frames)[1] for seed in batch])
-            means.append(encode_mel(pipe.vae, torch.from_numpy(mels).to(weight)).cpu())
-        with atomic_file(path) as part, part.open("wb") as file:
-            np.save(file, (torch.cat(means) * pipe.config.vae.scale_factor).float().numpy())
-    return np.load(path)
+@torch.no_grad()
+def encode_mels(vae: VAE, mels: Iterable[np.ndarray], frames: int) -> np.ndarray:
+    """Log-mels (frames, 64) -> scaled means, (n, 8, frames / 4, 16)."""
+    weight, mels, means = next(vae.parameters()), iter(mels), []
+    while batch := list(islice(mels, max(1, BATCH // frames))):
+        means.append(encode_mel(vae, torch.from_numpy(np.stack(batch)).to(weight)).cpu())
+    return (torch.cat(means) * vae.config.scale_factor).float().numpy()
 
 
 def _condition(pipe: AudioLDM2Pipeline, path: Path, thousands: int) -> Condition:
