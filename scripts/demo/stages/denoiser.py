@@ -2,20 +2,20 @@
 and how wrong they are about the noise in a batch of clips.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
 
 from audiolitefocus.config import ProjectionConfig, ScheduleConfig, TextConfig, UNetConfig
-from audiolitefocus.diffusion.schedule import alphas_cumprod
-from audiolitefocus.models.condition import Condition
+from audiolitefocus.models.condition import Condition, stack_conditions
 from audiolitefocus.models.layers import ResnetBlock, Transformer2D, to_channels_last
 from audiolitefocus.models.text_encoder import Projection, generate_loa
 from audiolitefocus.models.unet import UNet
 from audiolitefocus.ops.cpu import Linear
+from audiolitefocus.training.objective import Batch, NoiseLoss
 from scripts.demo.stages.clap import WIDTH
 from scripts.demo.world.captions import t5_tokenizer
 
@@ -80,7 +80,7 @@ def gpt2_tower() -> transformers.GPT2Model:
 
 
 @dataclass(frozen=True)
-class Batch:
+class Group:
     """Clips whose captions have the same number of tokens.
 
     Attributes:
@@ -100,16 +100,20 @@ class Batch:
     dropped: Tensor
 
 
-class Denoiser(nn.Module):
-    """All that this stage trains."""
+class Denoiser(NoiseLoss):
+    """All that this stage trains, and its loss.
+
+    The squared error of the noise is divided by the share of the signal: it is the error of the
+    velocity (Salimans & Ho, "Progressive Distillation", 2022). Of the noise alone, hardly anything
+    is wrong where a clip is nearly all noise, which is where only the text determines the sound.
+    """
 
     def __init__(self, t5: nn.Module, end: int):
-        super().__init__()
-        self.t5, self.gpt2 = t5, gpt2_tower()
-        self.projection, self.unet = Projection(PROJECTION), UNet(UNET)
+        gpt2, projection, unet = gpt2_tower(), Projection(PROJECTION), UNet(UNET)
+        super().__init__(unet, SCHEDULE, "dense", gamma=math.inf)
+        self.weights = 1 / self.alphas
+        self.t5, self.gpt2, self.projection = t5, gpt2, projection
         self.end = end  # T5's token of an empty text
-        alphas = torch.tensor(alphas_cumprod(SCHEDULE), dtype=torch.float32)
-        self.register_buffer("alphas", alphas, persistent=False)
         for module in self.unet.modules():
             if isinstance(module, ResnetBlock):  # every block begins as the identity
                 nn.init.zeros_(module.conv2.weight)
@@ -128,27 +132,15 @@ class Denoiser(nn.Module):
         inputs = self.projection(clap[:, None], t5, mask)
         loa = generate_loa(self.gpt2, *inputs, TextConfig().loa_tokens)
         empty = self.t5(input_ids=ids.new_full((1, 1), self.end)).last_hidden_state
-        empty = F.pad(empty, (0, 0, 0, ids.shape[1] - 1))  # 1 s c
-        first = F.pad(mask[:1, :1], (0, ids.shape[1] - 1))  # 1 s
-        without = dropped[:, None, None]
-        return Condition(
-            loa=torch.where(without, torch.zeros_like(loa), loa),
-            t5=torch.where(without, empty, t5),
-            t5_mask=torch.where(dropped[:, None], first, mask),
+        shown, without = Condition(loa, t5), Condition(torch.zeros_like(loa[:1]), empty)
+        return stack_conditions(
+            [without if d else shown[slice(i, i + 1)] for i, d in enumerate(dropped.tolist())]
         )
 
-    def forward(self, batch: Batch) -> Tensor:
-        """The mean squared error of the noise, divided by the share of the signal.
-
-        That is the error of the velocity (Salimans & Ho, "Progressive Distillation", 2022). Of the
-        noise alone, hardly anything is wrong where a clip is nearly all noise, which is where only
-        the text determines the sound.
-        """
-        alpha = self.alphas[batch.steps][:, None, None, None]
-        noisy = alpha.sqrt() * batch.latents + (1 - alpha).sqrt() * batch.noise
-        condition = self.condition(batch.clap, batch.ids, batch.dropped)
-        wrong = self.unet(noisy, batch.steps, condition).float() - batch.noise
-        return (wrong.square() / alpha).mean()
+    def forward(self, group: Group) -> Tensor:
+        """The loss of every clip, (b,)."""
+        condition = self.condition(group.clap, group.ids, group.dropped)
+        return super().forward(Batch(group.latents, group.noise, condition, group.steps, seed=0))
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from audiolitefocus.config import VAEConfig
 from audiolitefocus.models.vae import VAE
 from scripts.demo.loop import Losses, Run, train
 from scripts.demo.networks import load_network
-from scripts.demo.stages.denoiser import LAST_STEP, Batch, Denoiser, build
+from scripts.demo.stages.denoiser import LAST_STEP, Denoiser, Group, build
 from scripts.demo.world.captions import clap_tokenizer, t5_tokenizer
 from scripts.demo.world.clips import CHUNK, FRAMES, chunk, shown, stored
 from scripts.demo.world.latents import encode_mels
@@ -49,20 +49,20 @@ class Clips:
         for index in self.shown:
             self.alike.setdefault(len(ids[index]), []).append(index)
 
-    def batch(self, device: str) -> list[Batch]:
+    def batch(self, device: str) -> list[Group]:
         """Groups of clips. The steps of all of them together are spread evenly."""
         count = GROUPS * GROUP
         spread = (torch.randperm(count) + torch.rand(count)) / count
         steps = (LAST_STEP * spread).long().clamp(max=LAST_STEP - 1)
         return [self.group(part, device) for part in steps.split(GROUP)]
 
-    def group(self, steps: Tensor, device: str) -> Batch:
+    def group(self, steps: Tensor, device: str) -> Group:
         """Any clip, and others whose captions have as many tokens."""
         alike = self.alike[len(self.ids[self.shown[torch.randint(len(self.shown), ())]])]
         indices = [alike[i] for i in torch.randint(len(alike), (GROUP,))]
         latents = np.stack([self.latents[i // CHUNK][i % CHUNK] for i in indices])
         clean = torch.from_numpy(latents).float()
-        batch = Batch(
+        group = Group(
             latents=clean,
             clap=self.clap[indices],
             ids=torch.tensor([self.ids[i] for i in indices]),
@@ -70,7 +70,7 @@ class Clips:
             steps=steps,
             dropped=torch.rand(GROUP) < DROPPED,
         )
-        return Batch(**{name: part.to(device) for name, part in vars(batch).items()})
+        return Group(**{name: part.to(device) for name, part in vars(group).items()})
 
 
 class Known(torch.autograd.Function):
@@ -86,13 +86,13 @@ class Known(torch.autograd.Function):
         return None, None, *(scale * gradient for gradient in ctx.gradients)
 
 
-def diffusion_loss(run: Run, denoiser: Denoiser, groups: list[Batch], pool) -> Losses:
+def diffusion_loss(run: Run, denoiser: Denoiser, groups: list[Group], pool) -> Losses:
     """The mean over the groups, each of which runs forward and backward in a thread."""
     parameters = list(denoiser.parameters())
 
-    def work(batch: Batch) -> tuple[Tensor, ...]:
+    def work(group: Group) -> tuple[Tensor, ...]:
         with run.autocast():
-            loss = denoiser(batch)
+            loss = denoiser(group).mean()
         gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
         return loss.detach(), *gradients
 
