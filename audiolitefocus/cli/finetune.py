@@ -96,15 +96,10 @@ def finetune(
 
     from audiolitefocus.batch.run import rank_and_world
     from audiolitefocus.training.finetune import finetune as run
+    from audiolitefocus.training.updates import show_update
 
     silent = rank_and_world()[0] > 0
     with tqdm(total=steps, unit="update", desc=printable(out.name), disable=silent) as bar:
-
-        def on_update(update: int, loss: float) -> None:
-            bar.n = update
-            bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
-            bar.update(0)
-
         made = run(
             data,
             model,
@@ -114,7 +109,7 @@ def finetune(
             mixed_precision=mixed_precision,
             prompts=sample or [],
             say=lambda line: tqdm.write(printable(line)),
-            on_update=on_update,
+            on_update=partial(show_update, bar),
         )
     if not silent:
         typer.echo(printable(str(made)))

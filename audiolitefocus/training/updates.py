@@ -65,7 +65,7 @@ class Updates:
         if not torch.as_tensor(clip(list(self.parameters.values()), CLIP)).isfinite():
             raise ValueError(
                 f"update {self.done + 1}: training diverged, the gradient is not finite; start "
-                f"again with a lower learning rate than {max(self.rates):g}"
+                f"again with a lower learning rate than {self.rates[0]:g}"
             )
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = share * rate
@@ -74,8 +74,7 @@ class Updates:
         # the average moves faster in the beginning
         decay = min(self.decay, (1 + self.done) / (10 + self.done))
         with torch.no_grad():
-            means, weights = list(self.average.values()), list(self.parameters.values())
-            torch._foreach_lerp_(means, weights, 1 - decay)
+            torch._foreach_lerp_([*self.average.values()], [*self.parameters.values()], 1 - decay)
         self.done += 1
 
     def take_average(self) -> None:
@@ -94,8 +93,12 @@ class Updates:
 
     def save(self, path: Path, **others: object) -> None:
         """Write a state, whole or not at all, with what else belongs to it."""
-        kinds = {"trained": self.parameters, "average": self.average, "buffers": self.buffers}
-        state: dict[str, object] = {
+        kinds: dict[str, Mapping[str, Tensor]] = {
+            "trained": self.parameters,
+            "average": self.average,
+            "buffers": self.buffers,
+        }
+        state: dict[str, Any] = {
             kind: {name: tensor.detach().cpu() for name, tensor in tensors.items()}
             for kind, tensors in kinds.items()
         }
@@ -140,3 +143,10 @@ def write_table(path: Path, rows: Iterable[Sequence[object]]) -> None:
     """Write rows as CSV, whole or not at all."""
     with atomic_file(path) as part, part.open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
+
+
+def show_update(bar: Any, update: int, loss: float) -> None:
+    """Put the number of updates and the loss on a progress bar of tqdm."""
+    bar.n = update
+    bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+    bar.update(0)

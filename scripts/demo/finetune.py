@@ -12,6 +12,7 @@ with --full a model, OUT/bundle.
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -23,6 +24,7 @@ from audiolitefocus.training.adapters import as_saved
 from audiolitefocus.training.bundle import write_bundle
 from audiolitefocus.training.loop import Finetune, check_folder
 from audiolitefocus.training.settings import Finetuning
+from audiolitefocus.training.updates import show_update
 from scripts.demo.world.latents import encode_clips
 
 GUIDANCE = 7.0  # which suits the demo model (weights/demo/README.md)
@@ -70,12 +72,7 @@ def run(chosen: argparse.Namespace) -> Path:
     # 2. Train
     training = Finetune(pipe, examples, settings, chosen.out, Accelerator(cpu=True))
     with tqdm(total=settings.steps, initial=training.done, unit="update", mininterval=20) as bar:
-
-        def on_update(update: int, loss: float) -> None:
-            bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
-            bar.update()
-
-        training.run(on_update)
+        training.run(partial(show_update, bar))
 
     # 3. The result
     if settings.full:

@@ -22,6 +22,7 @@ on where it was cut off.
 import argparse
 import json
 import sys
+from functools import partial
 
 import torch
 from tqdm import tqdm
@@ -31,6 +32,7 @@ from audiolitefocus.attention.settings import attention_text
 from audiolitefocus.pipeline import AudioLDM2Pipeline
 from audiolitefocus.training.loop import check_folder
 from audiolitefocus.training.settings import Finetuning
+from audiolitefocus.training.updates import show_update
 from audiolitefocus.validation import Number, check_rule
 from scripts.prune.bundle import write_pruned
 from scripts.prune.choices import Choices
@@ -103,12 +105,7 @@ def run(chosen: argparse.Namespace) -> dict[str, object]:
     # 3. Learn
     learning = MaskLearning(pipe, examples, settings, gates_rate, choices, attention, chosen.out)
     with tqdm(total=settings.steps, initial=learning.done, unit="update", mininterval=5) as bar:
-
-        def on_update(update: int, loss: float) -> None:
-            bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
-            bar.update()
-
-        learning.run(on_update)
+        learning.run(partial(show_update, bar))
 
     # 4. Results
     found = summary(learning, about)

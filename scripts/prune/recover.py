@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from audiolitefocus.training.bundle import with_unet
 from audiolitefocus.training.encoded import Encoded
 from audiolitefocus.training.loop import Finetune, check_folder
 from audiolitefocus.training.settings import Finetuning
+from audiolitefocus.training.updates import show_update
 from scripts.prune.data import load_examples, parser
 from scripts.prune.objective import DistillationLoss
 
@@ -103,12 +105,7 @@ def run(chosen: argparse.Namespace) -> Path:
     whole = load_component(source, "unet", device=accelerator.device)
     training = Recovery(whole, pipe, examples, settings, chosen.out, accelerator)
     with tqdm(total=settings.steps, initial=training.done, unit="update", mininterval=5) as bar:
-
-        def on_update(update: int, loss: float) -> None:
-            bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
-            bar.update()
-
-        training.run(on_update)
+        training.run(partial(show_update, bar))
 
     # 3. The bundle
     how = f"{training.done} updates of distillation from {teacher.name}"
