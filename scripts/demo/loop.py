@@ -16,7 +16,6 @@ from audiolitefocus.training.updates import Updates, write_table
 from audiolitefocus.validation import Number, check_choice, check_rule
 
 CHECKPOINT, CURVE = "checkpoint.pt", "curve.csv"
-
 CHECKPOINT_SECONDS = 120.0
 CURVE_STEPS = 25  # of which the curve holds the mean; checkpoints are made after such only
 WARM_UP = 200  # steps
