@@ -61,6 +61,13 @@ def finetune(
             "none, and no other."
         ),
     ] = None,
+    keep: Annotated[
+        Path | None,
+        TRAINING(
+            help="File of prompts, one a line, that the model must not forget: clips of them are "
+            "made first, and are half of every batch."
+        ),
+    ] = None,
     checkpointing: Annotated[
         bool, TRAINING("--checkpointing", help="Less memory, a third slower.")
     ] = False,
@@ -92,6 +99,7 @@ def finetune(
         seed=seed,
         save_every=save_every,
     )
+    kept = _lines(keep) if keep else []
     from tqdm import tqdm
 
     from audiolitefocus.batch.run import rank_and_world
@@ -108,8 +116,17 @@ def finetune(
             device=device,
             mixed_precision=mixed_precision,
             prompts=sample or [],
+            keep=kept,
             say=lambda line: tqdm.write(printable(line)),
             on_update=partial(show_update, bar),
         )
     if not silent:
         typer.echo(printable(str(made)))
+
+
+def _lines(file: Path) -> list[str]:
+    """The lines of a file that are not blank. Raises ValueError for one without any."""
+    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    if not any(lines):
+        raise ValueError(f"{file} holds no prompts: give one a line")
+    return [line for line in lines if line]

@@ -1,7 +1,5 @@
 """Consistency distillation: the student learns in one step what a guided teacher does in many."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
@@ -11,11 +9,9 @@ from audiolitefocus.diffusion.guidance import guide
 from audiolitefocus.diffusion.schedule import alphas_cumprod, boundary, consistency_grid
 from audiolitefocus.models.condition import Condition, repeat_condition, stack_conditions
 from audiolitefocus.models.unet import UNet
-from audiolitefocus.training.objective import Batch
+from audiolitefocus.training.objective import Batch, Network
 
 HUBER = 5.4e-4  # of the root mean square, below which the loss is a square
-
-Network = Callable[..., Tensor]  # called as `UNet.forward` is
 
 
 class ConsistencyLoss(nn.Module):

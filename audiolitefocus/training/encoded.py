@@ -62,7 +62,7 @@ def encode_examples(
         if not path.is_file():
             with atomic_file(path) as part:
                 save_tensors(part, _encode(pipe, example, seconds))
-        encoded.append(_read(path))
+        encoded.append(read_encoded(path))
         on_example()
     return encoded
 
@@ -92,7 +92,7 @@ def _encode(pipe: AudioLDM2Pipeline, example: Example, seconds: float) -> dict[s
     return {"latents": latents, **known}
 
 
-def _read(path: Path) -> Encoded:
+def read_encoded(path: Path) -> Encoded:
     with open_safetensors(path) as file:
         parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     latents = parts.pop("latents")

@@ -14,6 +14,7 @@ from audiolitefocus.runtime import choose_device
 from audiolitefocus.training.bundle import write_bundle
 from audiolitefocus.training.data import read_examples
 from audiolitefocus.training.encoded import encode_examples
+from audiolitefocus.training.kept import check_kept, digest, make_kept
 from audiolitefocus.training.loop import Finetune, check_folder
 from audiolitefocus.training.memory import training_memory
 from audiolitefocus.training.pictures import draw_losses
@@ -32,6 +33,7 @@ def finetune(
     device: str = "auto",
     mixed_precision: str = "no",
     prompts: Sequence[str] = (),
+    keep: Sequence[str] = (),
     say: Say = print,
     on_update: Callable[[int, float], object] = lambda update, loss: None,
 ) -> Path:
@@ -43,6 +45,7 @@ def finetune(
         folder: for everything that is written; made if it is missing.
         mixed_precision: "no", "bf16" or "fp16", as in accelerate.
         prompts: of clips to make whenever a state is saved, into `folder/samples`.
+        keep: prompts of what the model must not forget (`kept.make_kept`).
         say: called with lines for people, by the first of several processes.
         on_update: called after every update with their number and the loss, by the first as well.
 
@@ -54,6 +57,7 @@ def finetune(
             `train` is not installed; before anything is trained.
     """
     # 1. Sounds, model, folder
+    check_kept(keep, settings)
     examples = read_examples(data)
     accelerator = _accelerator(device, mixed_precision)
     pipe = AudioLDM2Pipeline.from_pretrained(model, device=accelerator.device)
@@ -70,6 +74,7 @@ def finetune(
         "unet": pipe.config.files.get("unet.safetensors"),
         "mixed_precision": mixed_precision,
         "processes": accelerator.num_processes,
+        "keep": digest(keep) if keep else None,
         **settings.to_json(),
     }
     check_folder(folder, about)
@@ -81,13 +86,19 @@ def finetune(
     frames = ClipLength(max(lengths), pipe.config).latent_frames
     itemsize = 4 if mixed_precision == "no" else 2
     say(f"{len(examples)} sounds")
-    say(str(training_memory(pipe.config, settings, attention, frames, itemsize=itemsize)))
+    counted = training_memory(
+        pipe.config, settings, attention, frames, itemsize=itemsize, taught=bool(keep)
+    )
+    say(str(counted))
 
     # 3. Latents and conditions, once
     encoded = encode_examples(pipe, examples, max(lengths), folder / "encoded")
 
     # 4. Train
-    training = Finetune(pipe, encoded, settings, folder, accelerator)
+    if keep:
+        say(f"{len(keep)} clips of what is to be kept")
+    kept = make_kept(pipe, keep, max(lengths), folder / "encoded")
+    training = Finetune(pipe, encoded, settings, folder, accelerator, kept)
     if training.done:
         say(f"going on after {training.done} of {settings.steps} updates")
 

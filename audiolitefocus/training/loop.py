@@ -45,6 +45,7 @@ class Finetune:
         settings: of the training.
         folder: for states, losses and the result.
         accelerator: of accelerate: device, mixed precision, other processes.
+        kept: clips of what the model must not forget (`kept.make_kept`); not in distillation.
 
     Raises:
         ValueError: the folder holds a training with other settings, or a damaged state.
@@ -57,19 +58,21 @@ class Finetune:
         settings: Finetuning,
         folder: Path,
         accelerator: Any,
+        kept: Sequence[Encoded] = (),
     ):
-        self.pipe, self.examples, self.settings = pipe, examples, settings
+        self.pipe, self.examples, self.settings, self.kept = pipe, examples, settings, kept
         self.folder, self.accelerator = folder, accelerator
         lengths = settings.seconds or (pipe.config.trained_seconds,)
         self.frames = [ClipLength(s, pipe.config).latent_frames for s in lengths]
         self.unconditional = unconditional(pipe)
         # 1. What is trained
         unet = pipe.unet.to(accelerator.device)
-        teacher = frozen_teacher(unet, full=settings.full) if settings.distill else None
+        taught = bool(settings.distill or kept)
+        teacher = frozen_teacher(unet, full=settings.full) if taught else None
         if settings.full:
             unet.requires_grad_(True)
         else:
-            add_adapters(unet, settings.rank, settings.seed, time=teacher is not None)
+            add_adapters(unet, settings.rank, settings.seed, time=settings.distill is not None)
         if settings.checkpointing:
             recompute_activations(unet)
         rate = settings.learning_rate or 0.0
@@ -90,10 +93,10 @@ class Finetune:
         return self.updates.done
 
     def _objective(self, attention: Attention, teacher: Network | None) -> nn.Module:
-        """What is minimised: with a teacher, the loss of distillation."""
+        """What is minimised."""
         unet, schedule, settings = self.pipe.unet, self.pipe.config.schedule, self.settings
-        if teacher is None:
-            return NoiseLoss(unet, schedule, attention, settings.snr_gamma)
+        if teacher is None or not settings.distill:
+            return NoiseLoss(unet, schedule, attention, settings.snr_gamma, teacher)
         without, scale = self.unconditional.to(self.accelerator.device), settings.guidance_scale
         return ConsistencyLoss(unet, teacher, schedule, attention, scale or 1.0, without)
 
@@ -148,6 +151,7 @@ class Finetune:
             torch.Generator().manual_seed(_seed(*place)),
             dropped=self.settings.dropped or 0.0,
             train_steps=self.pipe.config.schedule.train_steps,
+            kept=self.kept,
         )
 
 

@@ -45,12 +45,19 @@ class Memory:
 
 
 def training_memory(
-    config: BundleConfig, settings: Finetuning, attention: object, frames: int, *, itemsize: int = 4
+    config: BundleConfig,
+    settings: Finetuning,
+    attention: object,
+    frames: int,
+    *,
+    itemsize: int = 4,
+    taught: bool = False,
 ) -> Memory:
     """Counted on tensors without memory, for clips of so many latent frames.
 
     Args:
         itemsize: bytes of an activation: 2 in mixed precision.
+        taught: the UNet as it was is evaluated too.
     """
     unet = build("unet", config)
     assert isinstance(unet, UNet)
@@ -64,7 +71,7 @@ def training_memory(
         recompute_activations(unet)
     numbers = sum(parameter.numel() for parameter in trained(unet).values())
     weights = sum(p.numel() for p in unet.parameters()) - (0 if settings.full else numbers)
-    if settings.full and settings.distill:
+    if settings.full and (taught or settings.distill):
         weights *= 2  # the teacher's
     kept = _saved_bytes(unet, config, settings, attention, frames)
     return Memory(4 * weights, 4 * 4 * numbers, kept * itemsize // 4, numbers)

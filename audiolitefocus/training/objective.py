@@ -13,6 +13,8 @@ from audiolitefocus.models.condition import Condition, stack_conditions
 from audiolitefocus.models.unet import UNet
 from audiolitefocus.training.encoded import Encoded
 
+Network = Callable[..., Tensor]  # called as `UNet.forward` is
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -23,6 +25,7 @@ class Batch:
         condition: b entries; that of training without a text for clips that are shown without.
         steps: (b,) of the noise schedule.
         seed: of the indices that sparse attention samples.
+        kept: how many clips, the last ones, are what the model must not forget (`kept.make_kept`).
     """
 
     latents: Tensor
@@ -30,10 +33,16 @@ class Batch:
     condition: Condition
     steps: Tensor
     seed: int
+    kept: int = 0
 
     def to(self, device: torch.device) -> "Batch":
         moved = ("latents", "noise", "condition", "steps")
         return replace(self, **{name: getattr(self, name).to(device) for name in moved})
+
+    def last(self, count: int) -> "Batch":
+        """So many clips, the last ones."""
+        tensors = ("latents", "noise", "condition", "steps")
+        return replace(self, **{name: getattr(self, name)[-count:] for name in tensors})
 
 
 def draw_batch(
@@ -45,24 +54,32 @@ def draw_batch(
     *,
     dropped: float,
     train_steps: int,
+    kept: Sequence[Encoded] = (),
 ) -> Batch:
     """Clips cut out of examples at random, all of one of the lengths.
 
     Args:
         frames: the lengths to choose from, none longer than an example.
         dropped: the share of clips that are shown without their text.
+        kept: examples of what the model must not forget. Half of the batch, its last clips, are of
+            these, and clips without their text are among them alone: the model's own answer to no
+            text is to stay as it is too.
     """
+    from_kept = size // 2 if kept else 0
 
     def below(count: int) -> int:
         return int(torch.randint(count, (), generator=generator))
 
     length = frames[below(len(frames))]
-    chosen = [examples[below(len(examples))] for _ in range(size)]
+    sources = [examples] * (size - from_kept) + [kept] * from_kept
+    chosen = [source[below(len(source))] for source in sources]
     cut = []
     for example in chosen:
         first = below(example.latents.shape[1] - length + 1)
         cut.append(example.latents[:, first : first + length])
     without = torch.rand(size, generator=generator) < dropped
+    if kept:
+        without[: size - from_kept] = False
     conditions = [
         unconditional if hidden else example.condition
         for example, hidden in zip(chosen, without, strict=True)
@@ -74,6 +91,7 @@ def draw_batch(
         stack_conditions(conditions),
         torch.randint(train_steps, (size,), generator=generator),
         below(2**31),
+        from_kept,
     )
 
 
@@ -88,14 +106,22 @@ class NoiseLoss(nn.Module):
         schedule: of its training.
         attention: "dense" or settings.
         gamma: the SNR up to which the error counts in full.
+        teacher: what `unet` was before. Its noise is the target of clips that are kept.
     """
 
     alphas: Tensor
     weights: Tensor
 
-    def __init__(self, unet: UNet, schedule: ScheduleConfig, attention: Attention, gamma: float):
+    def __init__(
+        self,
+        unet: UNet,
+        schedule: ScheduleConfig,
+        attention: Attention,
+        gamma: float,
+        teacher: Network | None = None,
+    ):
         super().__init__()
-        self.unet, self.attention = unet, attention
+        self.unet, self.attention, self.teacher = unet, attention, teacher
         alphas = torch.tensor(alphas_cumprod(schedule), dtype=torch.float32)
         snr = alphas / (1 - alphas)
         self.register_buffer("alphas", alphas, persistent=False)
@@ -110,9 +136,13 @@ class NoiseLoss(nn.Module):
 
     def target(self, noisy: Tensor, batch: Batch) -> Tensor:
         """What the UNet has to predict."""
-        return batch.noise
+        if not batch.kept or self.teacher is None:
+            return batch.noise
+        with torch.no_grad():
+            known = self.predict(self.teacher, noisy[-batch.kept :], batch.last(batch.kept))
+        return torch.cat([batch.noise[: -batch.kept], known])
 
-    def predict(self, network: Callable[..., Tensor], noisy: Tensor, batch: Batch) -> Tensor:
+    def predict(self, network: Network, noisy: Tensor, batch: Batch) -> Tensor:
         """What a network called as `UNet.forward` predicts, float32."""
         generator = torch.Generator().manual_seed(batch.seed)
         return network(
