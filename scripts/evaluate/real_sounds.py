@@ -5,11 +5,12 @@ python -m scripts.evaluate.real_sounds sonic-pi-samples_*_all.deb --out out/real
 
 The sounds are Sonic Pi's, as Debian 12 packs them: recordings from freesound.org under CC0, whose
 sources are listed in the package's usr/share/sonic-pi/samples/README.md. Their names begin with a
-family. OUT/train has ten strokes of a tabla and metadata.csv; OUT/judged has a folder for each
-family, the other strokes among them, and for the families of the demo model's world as they are
-synthesised. All are as that world is recorded: 2.56 s, mono, 16 kHz, as loud, over the noise floor
-of its room. So nothing is told apart by these, and the demo model's autoencoder, which has never
-seen digital silence, can encode them.
+family. OUT/train has ten strokes of a tabla and metadata.csv; OUT/keep.txt has captions of the demo
+model's world, which it should not forget meanwhile; OUT/judged has a folder for each family, the
+other strokes among them, and for the families of that world as they are synthesised. All are as
+that world is recorded: 2.56 s, mono, 16 kHz, as loud, over the noise floor of its room. So nothing
+is told apart by these, and the demo model's autoencoder, which has never seen digital silence, can
+encode them.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from audiolitefocus.atomic import atomic_file
 from audiolitefocus.audio.files import write_sound
 from audiolitefocus.audio.samples import load_recording
 from audiolitefocus.checkpoints.bundle import sha256
-from scripts.demo.world.sounds import FAMILIES, HELD_OUT, RATE, ROOM, level, sound
+from scripts.demo.world.sounds import FAMILIES, HELD_OUT, RATE, ROOM, draw, level, sound
 
 DIGEST = "25f2312d2fae005e6ad0f4726b8ed3084e776006a5a132083506e960224ac79d"
 ADDRESS = (
@@ -36,6 +37,7 @@ FAMILY, CAPTION = "tabla", "a tabla"
 STROKES = ("dhec", "ghe1", "ghe3", "ghe7", "na", "na_s", "tas1", "te1", "te_m", "tun1")
 BOTH = ("loop_tabla",)  # left out: another family by its name, and a tabla
 SYNTHESISED, SECONDS = 8, 2.56  # sounds of each of the demo model's families
+KEPT = 100  # captions of its world
 
 
 def main() -> None:
@@ -76,6 +78,9 @@ def write_sounds(package: Path, folder: Path) -> tuple[int, int]:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["file_name", "caption"])
         rows.writerows([f"{name}.wav", CAPTION] for name in sorted(strokes))
+    captions = dict.fromkeys(draw(seed).caption for seed in range(2 * KEPT))
+    with atomic_file(folder / "keep.txt") as part:
+        part.write_text("\n".join([*captions][:KEPT]) + "\n", encoding="utf-8")
     for family in FAMILIES:
         place = judged / f"demo {family}"
         place.mkdir(exist_ok=True)

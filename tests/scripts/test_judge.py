@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from audiolitefocus.audio.files import write_sound
+from scripts.demo.world.sounds import draw
 from scripts.evaluate import real_sounds
 from scripts.evaluate.judge import Judge
 
@@ -88,6 +89,8 @@ def test_sounds_are_taken_from_a_package_by_their_names(tmp_path, monkeypatch):
     assert real_sounds.write_sounds(deb, tmp_path / "out") == (10, 2 + len(real_sounds.FAMILIES))
     names = {path.name for path in (tmp_path / "out" / "judged").iterdir()}
     assert {"tabla", "bd", "demo rain"} <= names and "loop" not in names
+    kept = (tmp_path / "out" / "keep.txt").read_text().splitlines()
+    assert len(set(kept)) == 100 and set(kept) <= {draw(seed).caption for seed in range(200)}
     rows = list(csv.DictReader((tmp_path / "out" / "train" / "metadata.csv").open()))
     assert len(rows) == 10 and {row["caption"] for row in rows} == {"a tabla"}
     info = soundfile.info(tmp_path / "out" / "train" / rows[0]["file_name"])
