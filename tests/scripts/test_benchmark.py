@@ -1,18 +1,15 @@
 """The benchmark: who is timed, what is counted, and what is kept of it."""
 
 import json
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from audiolitefocus.attention.settings import LiteFocus
 from scripts.benchmark import speed as benchmark
+from scripts.benchmark import timing
 from scripts.benchmark.contenders import BATCH, attention_of, flops
 from scripts.benchmark.report import Result, markdown, record
-
-ROOT = Path(__file__).resolve().parents[2]
 
 LEVEL_1_ATTENTIONS, LEVEL_1_CHANNELS = 20, 256  # of audioldm2-full
 BEFORE_THE_TEXT = 3  # of those: two without a context and the next one's first
@@ -65,20 +62,15 @@ def test_the_table_tells_how_many_times_faster_than_the_baseline_of_the_same_run
     assert "| 80 s | bfloat16 | - | 1.00 s, 5.00x |" in table.splitlines()
 
 
-def test_clips_of_the_demo_model(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "scripts.benchmark.speed",
-        "--what",
-        "pipeline",
-    ]
-    command += ["--seconds", "0.64", "--steps", "1", "--repeats", "1", "--dtypes", "float32"]
-    command += ["--contenders", "dense", "litefocus:0", "diffusers"]
-    command += ["--output", str(tmp_path / "made.json")]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+def test_clips_of_the_demo_model(tmp_path, monkeypatch, capsys):
+    options = ["--what", "pipeline", "--seconds", "0.64", "--steps", "1", "--repeats", "1"]
+    options += ["--dtypes", "float32", "--contenders", "dense", "litefocus:0", "diffusers"]
+    options += ["--output", str(tmp_path / "made.json")]
+    monkeypatch.setattr(sys, "argv", ["speed", *options])
+    monkeypatch.setitem(timing.PEAK_SIZE, "cpu", 512)
+    benchmark.main()
     found = json.loads((tmp_path / "made.json").read_text())
-    assert found == json.loads(done.stdout.splitlines()[-1])
+    assert found == json.loads(capsys.readouterr().out.splitlines()[-1])
     medians = {result["contender"]: result["median"] for result in found["results"]}
     assert medians["dense"] > 0 and medians["litefocus:0"] > 0 and medians["diffusers"] is None
     assert found["what"] == "pipeline" and found["peak_flops"]["float32"] > 1e9

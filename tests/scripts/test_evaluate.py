@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +15,6 @@ from scripts.demo.world import sounds
 from scripts.evaluate import evaluate
 from scripts.evaluate.embedders import Clap, Network, embed_all
 from scripts.evaluate.results import markdown
-
-ROOT = Path(__file__).resolve().parents[2]
 
 FLOAT32 = 1e-5
 QUICK = ("--device", "cpu", "--steps", "2", "--sampler", "dpm++", "--resamples", "100")
@@ -212,22 +208,18 @@ def test_invalid_arguments_are_an_error_of_one_line(tmp_path, arguments, message
         evaluated(*options, "--out", tmp_path / "out", *arguments)
 
 
-def test_the_script_itself(classifier, tmp_path):
+def test_the_script_itself(classifier, tmp_path, monkeypatch, capsys):
     clean = noisy(tmp_path / "clean", 0.0, count=3)
-    command = [
-        sys.executable,
-        "-m",
-        "scripts.evaluate.evaluate",
-        "--reference",
-        clean,
-        "--sounds",
-        clean,
-        *QUICK,
-    ]
-    command += ["--out", tmp_path / "out", "--classifier", classifier]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
-    assert "| FAD | 3 clips |" in done.stdout
-    assert json.loads(done.stdout.splitlines()[-1])[0]["clips"] == 3
-    command[3:5] = ["--reference", tmp_path / "nowhere"]
-    failed = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert failed.returncode == 1 and failed.stderr.splitlines()[-1].startswith("error: reference")
+    options = ["--sounds", clean, *QUICK, "--out", tmp_path / "out", "--classifier", classifier]
+
+    def run(reference):
+        arguments = ["evaluate", "--reference", reference, *options]
+        monkeypatch.setattr("sys.argv", [str(argument) for argument in arguments])
+        evaluate.main()
+
+    run(clean)
+    printed = capsys.readouterr().out
+    assert "| FAD | 3 clips |" in printed
+    assert json.loads(printed.splitlines()[-1])[0]["clips"] == 3
+    with pytest.raises(SystemExit, match="^error: reference"):
+        run(tmp_path / "nowhere")
