@@ -101,30 +101,33 @@ def denoise(
         latents = share(latents, 0)
 
     # 3. Where it starts, and what stays
-    restore: samplers.Restore = samplers.restore_nothing
-    if known is not None:
-        known = known.to(device)
-        restore = known.restore(latents, [*levels[1:], 1.0])
-        if taken < steps:
-            latents = add_noise(known.latents, latents, levels[0])
+    latents, restore = _start(known, latents, levels, varied=taken < steps)
 
     def finish_step(latents: Tensor, step: int) -> Tensor:
         latents = restore(latents, step)
         return latents if step_end is None else step_end(step, timesteps[step], latents)
 
     # 4. Noise -> latents
-    arguments = predict, latents, timesteps, alphas
-    if options.sampler == "dpm++":
-        yield from samplers.dpm_solver(*arguments, restore=finish_step)
-        return
     source, shape = fresh or ClipNoise(None, len(latents)), latents.shape[1:]
 
     def fresh_noise(step: int) -> Tensor:
         return share(to_device(source.fresh(shape), device), step)
 
-    if options.sampler == "lcm":
-        yield from samplers.lcm(*arguments, noise=fresh_noise, restore=finish_step)
-    else:
-        yield from samplers.ddim(
-            *arguments, eta=options.eta, noise=fresh_noise, restore=finish_step
-        )
+    sampler = samplers.choose(options, fresh_noise)
+    yield from sampler(predict, latents, timesteps, alphas, restore=finish_step)
+
+
+def _start(
+    known: KnownLatents | None, latents: Tensor, levels: Sequence[float], *, varied: bool
+) -> tuple[Tensor, samplers.Restore]:
+    """The latents to start from, and what puts back those that are known.
+
+    Args:
+        levels: shares of the signal, of every step.
+        varied: start from the known ones under noise, not from noise alone.
+    """
+    if known is None:
+        return latents, samplers.restore_nothing
+    known = known.to(latents.device)
+    restore = known.restore(latents, [*levels[1:], 1.0])
+    return add_noise(known.latents, latents, levels[0]) if varied else latents, restore

@@ -8,11 +8,13 @@ latents`: it puts back what must stay as it is.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 
 from torch import Tensor
 
 from audiolitefocus.diffusion.schedule import add_noise, boundary, half_log_snr
+from audiolitefocus.options import GenerationOptions
 
 Predict = Callable[[Tensor, int], Tensor]
 Restore = Callable[[Tensor, int], Tensor]
@@ -21,6 +23,21 @@ Restore = Callable[[Tensor, int], Tensor]
 def restore_nothing(latents: Tensor, step: int) -> Tensor:
     """The `restore` of clips that are made from noise alone."""
     return latents
+
+
+def choose(
+    options: GenerationOptions, noise: Callable[[int], Tensor]
+) -> Callable[..., Iterator[Tensor]]:
+    """The options' sampler, to be called with what all of them take.
+
+    Args:
+        noise: fresh Gaussian noise of the latents' shape for step i.
+    """
+    if options.sampler == "dpm++":
+        return dpm_solver
+    if options.sampler == "lcm":
+        return partial(lcm, noise=noise)
+    return partial(ddim, eta=options.eta, noise=noise)
 
 
 def ddim(
