@@ -6,6 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from audiolitefocus.atomic import atomic_file
 from audiolitefocus.audio.length import ClipLength
 from audiolitefocus.display import spectrogram_png
@@ -16,7 +18,7 @@ from audiolitefocus.training.data import read_examples
 from audiolitefocus.training.encoded import encode_examples
 from audiolitefocus.training.kept import check_kept, digest, make_kept
 from audiolitefocus.training.loop import Finetune, check_folder
-from audiolitefocus.training.memory import training_memory
+from audiolitefocus.training.memory import Memory, training_memory
 from audiolitefocus.training.pictures import draw_losses
 from audiolitefocus.training.settings import Finetuning
 from audiolitefocus.validation import check_choice
@@ -60,14 +62,10 @@ def finetune(
     check_kept(keep, settings)
     examples = read_examples(data)
     accelerator = _accelerator(device, mixed_precision)
-    pipe = AudioLDM2Pipeline.from_pretrained(model, device=accelerator.device)
-    if pipe.config.distilled is not None:
-        raise ValueError(
-            f"{pipe.config.name} has been distilled: train the model that it was made of, and "
-            f"distil the result"
-        )
-    lengths = settings.seconds or (pipe.config.trained_seconds,)
-    settings = dataclasses.replace(settings, seconds=tuple(lengths))
+    pipe = _untrained(model, accelerator.device)
+    settings = dataclasses.replace(
+        settings, seconds=settings.seconds or (pipe.config.trained_seconds,)
+    )
     folder.mkdir(parents=True, exist_ok=True)
     about = {
         "model": pipe.config.name,
@@ -82,22 +80,15 @@ def finetune(
         say = on_update = _silent
 
     # 2. What it takes
-    attention = pipe.choose_attention(settings.attention, max(lengths))
-    frames = ClipLength(max(lengths), pipe.config).latent_frames
-    itemsize = 4 if mixed_precision == "no" else 2
-    say(f"{len(examples)} sounds")
-    counted = training_memory(
-        pipe.config, settings, attention, frames, itemsize=itemsize, taught=bool(keep)
-    )
-    say(str(counted))
+    say(f"{len(examples)} sounds" + (f", {len(keep)} prompts to keep" if keep else ""))
+    say(str(_memory(pipe, settings, mixed_precision, taught=bool(keep))))
 
     # 3. Latents and conditions, once
-    encoded = encode_examples(pipe, examples, max(lengths), folder / "encoded")
+    longest, place = max(settings.seconds), folder / "encoded"
+    encoded = encode_examples(pipe, examples, longest, place)
+    kept = make_kept(pipe, keep, longest, place)
 
     # 4. Train
-    if keep:
-        say(f"{len(keep)} clips of what is to be kept")
-    kept = make_kept(pipe, keep, max(lengths), folder / "encoded")
     training = Finetune(pipe, encoded, settings, folder, accelerator, kept)
     if training.done:
         say(f"going on after {training.done} of {settings.steps} updates")
@@ -128,6 +119,29 @@ def _accelerator(device: str, mixed_precision: str):
 
     check_choice("mixed_precision", mixed_precision, ("no", "bf16", "fp16"))
     return Accelerator(cpu=choose_device(device).type == "cpu", mixed_precision=mixed_precision)
+
+
+def _untrained(model: str, device: torch.device) -> AudioLDM2Pipeline:
+    """Raises ValueError for a model that has been distilled."""
+    pipe = AudioLDM2Pipeline.from_pretrained(model, device=device)
+    if pipe.config.distilled is not None:
+        raise ValueError(
+            f"{pipe.config.name} has been distilled: train the model that it was made of, and "
+            f"distil the result"
+        )
+    return pipe
+
+
+def _memory(
+    pipe: AudioLDM2Pipeline, settings: Finetuning, mixed_precision: str, *, taught: bool
+) -> Memory:
+    longest = max(settings.seconds)
+    attention = pipe.choose_attention(settings.attention, longest)
+    frames = ClipLength(longest, pipe.config).latent_frames
+    itemsize = 4 if mixed_precision == "no" else 2
+    return training_memory(
+        pipe.config, settings, attention, frames, itemsize=itemsize, taught=taught
+    )
 
 
 def _silent(*_: object) -> None:
