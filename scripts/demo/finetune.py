@@ -27,7 +27,7 @@ from audiolitefocus.training.settings import Finetuning
 from audiolitefocus.training.updates import show_update
 from scripts.demo.world.latents import encode_clips
 
-GUIDANCE = 7.0  # which suits the demo model (weights/demo/README.md)
+GUIDANCE = 2.0  # which suits the demo model (docs/reuse.md)
 
 
 def arguments() -> argparse.Namespace:
@@ -43,7 +43,7 @@ def arguments() -> argparse.Namespace:
     add("--distill", help="lcm: an adapter for few steps, or with --full weights")
     add("--guidance-scale", type=float, default=GUIDANCE, help="baked in by --distill")
     add("--full", action="store_true", help="train all of the UNet")
-    add("--steps", type=int, default=650)
+    add("--steps", type=int, default=1500)
     add("--batch-size", type=int, default=12)
     add("--rank", type=int, default=16)
     add("--learning-rate", type=float, default=5e-4)
