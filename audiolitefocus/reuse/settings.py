@@ -14,7 +14,8 @@ from typing import TypeAlias
 from audiolitefocus.attention.settings import attention_text, parse_attention
 from audiolitefocus.validation import Number, number_text, read_json, shown
 
-GRAMMAR = "off, auto, deepcache, deepcache:INTERVAL, deepcache:3:start=0.5 or learned:FILE"
+RULES = "off, auto, deepcache, deepcache:INTERVAL or deepcache:3:start=0.5"
+GRAMMAR = f"{RULES}, or learned:FILE"
 FORMAT = "audiolitefocus reuse table 1"
 
 # Units by name, and for every step whether they are computed (else taken from an earlier step).

@@ -18,7 +18,7 @@ from audiolitefocus.options import (
     GenerationOptions,
 )
 from audiolitefocus.validation import Choice, Number
-from audiolitefocus.web.limits import check_no_file
+from audiolitefocus.web.limits import check_no_file, help_of
 
 # suggested, where an option has a grammar
 SUGGESTED = {
@@ -41,7 +41,7 @@ def label_of(name: str) -> str:
 def component(name: str, **changes: Any) -> gr.components.Component:
     """What an option is entered with. Bounds are checked by the option itself, in its own words."""
     option, default = OPTIONS[name], DEFAULTS[name]
-    common: dict[str, Any] = {"value": default, "label": label_of(name), "info": option.help}
+    common: dict[str, Any] = {"value": default, "label": label_of(name), "info": help_of(name)}
     common |= {"elem_id": SHORT[name], **changes}
     if isinstance(option.rule, Choice):
         return gr.Dropdown(list(option.rule.names), **common)

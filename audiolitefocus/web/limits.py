@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from audiolitefocus.audio.length import seconds_of
 from audiolitefocus.diffusion.distilled import options_for
 from audiolitefocus.diffusion.recording import changed_span
-from audiolitefocus.options import GenerationOptions
+from audiolitefocus.options import OPTIONS, GenerationOptions
 from audiolitefocus.pipeline import AudioLDM2Pipeline
+from audiolitefocus.reuse.settings import GRAMMAR, RULES
 from audiolitefocus.validation import check_number, check_texts
 
 NOT_SERVED = ("drafter_interval",)  # a second model is not loaded
@@ -44,10 +45,15 @@ def check_size(name: str, text: str | None) -> None:
         raise ValueError(f"{name}: {len(text)} characters; at most {TEXT_CHARACTERS} are read")
 
 
+def help_of(name: str) -> str:
+    """An option's help, without the files that are refused here."""
+    return OPTIONS[name].help.replace(GRAMMAR, RULES)
+
+
 def check_no_file(reuse: object) -> None:
     """Raise ValueError for a table of reuse, which would be a file of the server."""
     if isinstance(reuse, str) and reuse.startswith("learned"):
-        raise ValueError("reuse: no tables here; give off, auto or deepcache:INTERVAL")
+        raise ValueError(f"reuse: no tables here; give {RULES}")
 
 
 def check_for_model(

@@ -31,6 +31,7 @@ from audiolitefocus.web.limits import (
     check_no_file,
     check_prompt,
     check_size,
+    help_of,
 )
 from audiolitefocus.web.sounds import FORMATS, STREAMED
 
@@ -80,7 +81,7 @@ def request_schema(limits: Limits) -> dict[str, Any]:
     }
     for called, name in FIELD.items():
         option = OPTIONS[name]
-        properties[called] = {**_schema(option.rule), "description": option.help}
+        properties[called] = {**_schema(option.rule), "description": help_of(name)}
         if DEFAULTS[name] is not None:
             properties[called]["default"] = DEFAULTS[name]
     properties["audio_length"]["maximum"] = limits.seconds

@@ -8,6 +8,7 @@ from audiolitefocus import GenerationOptions  # noqa: E402
 from audiolitefocus.options import DEFAULTS, OPTIONS, SOUND  # noqa: E402
 from audiolitefocus.validation import Choice  # noqa: E402
 from audiolitefocus.web.form import USES, component, read_options  # noqa: E402
+from audiolitefocus.web.limits import help_of  # noqa: E402
 
 NAMES = [name for name, option in OPTIONS.items() if option.rule is not SOUND]
 
@@ -15,7 +16,7 @@ NAMES = [name for name, option in OPTIONS.items() if option.rule is not SOUND]
 @pytest.mark.parametrize("name", NAMES)
 def test_a_component_has_the_help_and_the_default_of_its_option(name):
     made = component(name)
-    assert made.info == OPTIONS[name].help and made.value == DEFAULTS[name]
+    assert made.info == help_of(name) and made.value == DEFAULTS[name]
     if isinstance(OPTIONS[name].rule, Choice):
         assert [value for _, value in made.choices] == list(OPTIONS[name].rule.names)
 

@@ -10,7 +10,7 @@ import torch
 
 from audiolitefocus.options import DEFAULTS, OPTIONS
 from audiolitefocus.validation import Choice, Number
-from audiolitefocus.web.limits import TEXT_CHARACTERS, Limits
+from audiolitefocus.web.limits import TEXT_CHARACTERS, Limits, help_of
 from audiolitefocus.web.schema import FIELD, RequestError, read_request, request_schema
 
 LIMITS = Limits(seconds=20.0)
@@ -49,7 +49,7 @@ def refused(read):
 @pytest.mark.parametrize(("called", "name"), FIELD.items())
 def test_every_option_is_in_the_schema_with_its_bounds_default_and_help(called, name):
     option, found = OPTIONS[name], PROPERTIES[called]
-    assert found["description"] == option.help and found.get("default") == DEFAULTS[name]
+    assert found["description"] == help_of(name) and found.get("default") == DEFAULTS[name]
     if isinstance(option.rule, Choice):
         assert found["enum"] == list(option.rule.names)
     if isinstance(option.rule, Number):
@@ -57,6 +57,12 @@ def test_every_option_is_in_the_schema_with_its_bounds_default_and_help(called, 
         highest = min(option.rule.high, LIMITS.seconds if called == "audio_length" else np.inf)
         assert (found[low], found["maximum"]) == (option.rule.low, highest)
         assert found["type"] == ("integer" if option.rule.whole else "number")
+
+
+def test_help_names_no_file_that_would_be_refused():
+    assert "learned:FILE" in OPTIONS["reuse"].help
+    assert not any("learned" in PROPERTIES[called]["description"] for called in FIELD)
+    assert [n for n in FIELD.values() if help_of(n) != OPTIONS[n].help] == ["reuse"]
 
 
 def test_options_come_through_under_the_names_of_the_request(read):
