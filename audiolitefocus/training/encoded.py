@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,11 +38,7 @@ class Encoded:
 
 @torch.inference_mode()
 def encode_examples(
-    pipe: AudioLDM2Pipeline,
-    examples: Sequence[Example],
-    seconds: float,
-    folder: Path,
-    on_example: Callable[[], object] = lambda: None,
+    pipe: AudioLDM2Pipeline, examples: Sequence[Example], seconds: float, folder: Path
 ) -> list[Encoded]:
     """Every example, from `folder` where it has been encoded before.
 
@@ -63,7 +59,6 @@ def encode_examples(
             with atomic_file(path) as part:
                 save_tensors(part, _encode(pipe, example, seconds))
         encoded.append(read_encoded(path))
-        on_example()
     return encoded
 
 

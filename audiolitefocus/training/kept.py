@@ -1,7 +1,7 @@
 """What the model must not forget: clips of its own, made before it is trained."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -31,11 +31,7 @@ def digest(prompts: Sequence[str]) -> str:
 
 
 def make_kept(
-    pipe: AudioLDM2Pipeline,
-    prompts: Sequence[str],
-    seconds: float,
-    folder: Path,
-    on_clip: Callable[[], object] = lambda: None,
+    pipe: AudioLDM2Pipeline, prompts: Sequence[str], seconds: float, folder: Path
 ) -> list[Encoded]:
     """A clip of each prompt, from `folder` where it has been made before.
 
@@ -65,5 +61,4 @@ def make_kept(
             with atomic_file(path) as part:
                 save_tensors(part, {k: x.cpu() for k, x in parts.items() if x is not None})
         kept.append(read_encoded(path))
-        on_clip()
     return kept

@@ -1,7 +1,5 @@
 """What a pruned UNet has to predict: what the whole one does, and the noise."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
@@ -35,8 +33,8 @@ class DistillationLoss(NoiseLoss):
         attention: Attention,
         gamma: float,
     ):
-        super().__init__(unet, schedule, attention, gamma)  # type: ignore[arg-type]
-        self.teacher: Callable[..., Tensor] = teacher.requires_grad_(False)
+        teacher.requires_grad_(False)
+        super().__init__(unet, schedule, attention, gamma, teacher)  # type: ignore[arg-type]
 
     @torch.no_grad()
     def target(self, noisy: Tensor, batch: Batch) -> Tensor:

@@ -7,8 +7,6 @@ from audiolitefocus.models.unet import Condition
 
 # Norm of the difference over the norm, float32: the same sums in another order.
 RELATIVE = 1e-5
-# Of the largest latent, over a whole run in float32: in another batch kernels add in another order.
-BATCHED = 4e-6
 
 
 def seeded(seed: int = 0) -> torch.Generator:
