@@ -5,14 +5,14 @@ Shapes and token numbers as in `dense`.
 """
 
 import math
+from functools import partial
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor
 
 from audiolitefocus.attention.settings import LiteFocus
-from audiolitefocus.ops.sdpa import sdpa
+from audiolitefocus.ops.sdpa import joint_sdpa, sdpa
 
 
 def litefocus_attention(
@@ -55,14 +55,16 @@ def litefocus_attention(
     Returns:
         (b, f, t, h, d), as q.
     """
-    rows, bias = q.shape[1], None
-    if compensation is not None:
-        index, bias = _appended(compensation, rows, k.shape[2], duplicates, weight)  # f m
-        k, v = (torch.cat([x, x.flatten(1, 2)[:, index]], dim=2) for x in (k, v))
-        if bias is not None:
-            bias = bias.to(q.dtype).expand(q.shape[0], rows, -1).flatten(0, 1)[:, None, None]
-    q, k, v = (rearrange(x, "b f t h d -> (b f) h t d") for x in (q, k, v))
-    out = sdpa(q, k, v, bias, scale=scale)
+    rows, length = q.shape[1], k.shape[2]
+    fold = partial(rearrange, pattern="b f t h d -> (b f) h t d")
+    if compensation is None:
+        out = sdpa(fold(q), fold(k), fold(v), scale=scale)
+    else:
+        index, gain = _appended(compensation, rows, length, duplicates, weight)  # f m
+        sampled = tuple(fold(x.flatten(1, 2)[:, index]) for x in (k, v))
+        if isinstance(gain, Tensor):
+            gain = repeat(gain, "f m -> (b f) 1 1 m", b=q.shape[0])
+        out = joint_sdpa(fold(q), (fold(k), fold(v)), sampled, gain, scale=scale)
     return rearrange(out, "(b f) h t d -> b f t h d", f=rows)
 
 
@@ -106,25 +108,22 @@ def _lowest(values: Tensor, count: int) -> Tensor:
 
 def _appended(
     compensation: Tensor, rows: int, length: int, duplicates: bool, weight: float
-) -> tuple[Tensor, Tensor | None]:
-    """Tokens that join each row's keys, (f, m), and what is added to the scores of its keys,
-    (f, t + m): 0 for its own, weight * log(|O| / |C|) for the sample, -inf for no key; None for 0.
+) -> tuple[Tensor, float | Tensor]:
+    """Tokens that join each row's keys, (f, m), and what is added to their scores.
+
+    That is weight * log(|O| / |C|), one number where every row gets as many, else (f, m), with -inf
+    for tokens of the row itself, which are among its keys already.
     """
     row = torch.arange(rows, device=compensation.device)[:, None]
     others = (rows - 1) * length
     if duplicates:
-        return compensation.flatten().expand(rows, -1), None
+        return compensation.flatten().expand(rows, -1), 0.0
     if compensation.ndim == 2:  # the sampled tokens of all other rows
         following = (row + torch.arange(1, rows, device=compensation.device)) % rows
         index = compensation[following].flatten(1)
-        if not weight or not others:
-            return index, None
-        share = weight * math.log(others / index.shape[1])
-        gain = torch.full(index.shape, share, device=index.device)
-        return index, F.pad(gain, (length, 0))
+        return index, weight * math.log(others / index.shape[1]) if others else 0.0
     # those of a sample that are in other rows: not as many for every row
     index = compensation.expand(rows, -1)
     elsewhere = index // length != row
     count = elsewhere.sum(1, keepdim=True).clamp(min=1)
-    gain = torch.where(elsewhere, weight * (max(others, 1) / count).log(), -math.inf)
-    return index, F.pad(gain, (length, 0))
+    return index, torch.where(elsewhere, weight * (max(others, 1) / count).log(), -math.inf)

@@ -131,9 +131,10 @@ def test_with_weight_1_numerator_and_denominator_are_unbiased(uniform):
     query with weight one, whatever is sampled: so e ^ s_ii over its share is the denominator.
     """
     rows, length, draws = 3, 6, 4000
-    q, k = torch.randn(2, 1, rows, length, 1, 4, generator=seeded(), dtype=torch.float64)
-    v = torch.eye(rows * length, dtype=torch.float64).view(1, rows, length, 1, -1)
-    scores = torch.einsum("bfthd,bxyhd->ftxy", q, k).flatten(2).flatten(0, 1) / 2
+    shape = (1, rows, length, 1, rows * length)
+    q, k = torch.randn(2, *shape, generator=seeded(), dtype=torch.float64)
+    v = torch.eye(rows * length, dtype=torch.float64).view(shape)
+    scores = torch.einsum("bfthd,bxyhd->ftxy", q, k).flatten(2).flatten(0, 1) / shape[-1] ** 0.5
     dense = scores.exp()  # n n: numerators of v = 1 at one key; their sum is the denominator
     lite = LiteFocus(sparse_ratio=0.5, uniform=uniform, weight=1.0)
     sampled = sample_compensation(lite, rows, length, draws, seeded(1))
@@ -150,6 +151,22 @@ def test_with_weight_1_numerator_and_denominator_are_unbiased(uniform):
     bare = litefocus_attention(q, k, v, sampled[0]).view(rows * length, -1)
     bare = bare / bare.diagonal()[:, None] * dense.diagonal()[:, None]
     assert (bare.sum(-1) < 0.8 * dense.sum(-1)).any()
+
+
+@pytest.mark.parametrize("uniform", [False, True])
+def test_gradients_of_weighted_attention(uniform):
+    """Those of the softmax written out."""
+    shape = (2, 4, 12, 2, 8)
+    inputs = [x.double().requires_grad_() for x in qkv(shape)]
+    sampled = draw(LiteFocus(sparse_ratio=0.3, uniform=uniform), shape)
+    count = multiplicity(4, 12, sampled, same_frequency=True, duplicates=False, weight=1.0)
+    towards = torch.randn(shape, generator=seeded(), dtype=torch.float64)
+    expected = torch.autograd.grad((brute_force_attention(*inputs, count) * towards).sum(), inputs)
+    out = litefocus_attention(*inputs, sampled, weight=1.0)
+    for found, truth in zip(
+        torch.autograd.grad((out * towards).sum(), inputs), expected, strict=True
+    ):
+        assert_near(found, truth)
 
 
 def test_ratio_one_with_duplicates_is_not_dense():
