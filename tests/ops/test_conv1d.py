@@ -46,7 +46,7 @@ def test_half_precision_kernels_with_float32_features(monkeypatch, steps, size, 
     if amx and torch.backends.cpu.get_cpu_capability() != "AVX512":
         pytest.skip("this processor has no products of bfloat16 numbers that add to a result")
     monkeypatch.setattr(ops, "PART_STEPS", 64)
-    monkeypatch.setattr(ops, "_multiplies_bfloat16", lambda: amx)
+    monkeypatch.setattr(ops, "_bfloat16_pays", lambda products: amx)
     given = layer(steps, size, torch.bfloat16)
     found = conv1d(*given, dilation)
     assert found.dtype == torch.float32
@@ -54,7 +54,7 @@ def test_half_precision_kernels_with_float32_features(monkeypatch, steps, size, 
 
 
 def test_imprecise_products_are_plain_ones(monkeypatch):
-    monkeypatch.setattr(ops, "_multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(ops, "_bfloat16_pays", lambda products: products == 1)
     given = layer(50, 3, torch.bfloat16)
     found = error(conv1d(*given, precise=False), expected(*given, 1))
     assert PARTS < found < PLAIN
