@@ -1,7 +1,8 @@
 """Time a whole clip, from a prompt to a sound file, against diffusers' AudioLDM2Pipeline.
 
 All networks have audioldm2's sizes and random weights, the same for both; both sample with
-DPM-Solver++. Weights, about 10 GB, are written into --folder once. A table for people, then one
+DPM-Solver++. Weights, about 10 GB, are written into --folder once. "cheaper" is ours with the
+options of --cheaper, by which fewer or cheaper evaluations are made. A table for people, then one
 line of JSON."""
 
 import argparse
@@ -25,6 +26,8 @@ from scripts.benchmark.timing import machine, synchronize
 
 PROMPT = "rain on a tin roof"
 WARM_UP = 2.56, 2  # seconds of a clip, and steps
+CONTENDERS = ("ours", "cheaper", "diffusers")
+CHEAPER = ("num_inference_steps=13", "reuse=deepcache:3", "guidance_interval=0:0.8")
 PARTS = ("text", "denoising", "decoding", "all")
 T5_LARGE = {  # google/flan-t5-large, whose encoder AudioLDM2 uses
     **{"vocab_size": 32128, "d_model": 1024, "d_kv": 64, "d_ff": 2816, "num_heads": 16},
@@ -41,7 +44,8 @@ def arguments() -> argparse.Namespace:
     add("--seconds", type=float, default=80.0, help="of the clip")
     add("--steps", type=int, default=25)
     add("--dtypes", nargs="+", default=("bfloat16", "float32"))
-    add("--contenders", nargs="+", choices=("ours", "diffusers"), default=("ours", "diffusers"))
+    add("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS)
+    add("--cheaper", nargs="+", default=CHEAPER, metavar="NAME=VALUE", help="options of ours")
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--compile", action="store_true", help="compile ours")
     add("--output", type=Path, help="JSON file, such as scripts/results/NAME.json")
@@ -93,7 +97,9 @@ def marks(**starts: nn.Module) -> dict[str, float]:
     return times
 
 
-def ours(options: argparse.Namespace, dtype: str) -> tuple[Make, dict[str, float]]:
+def ours(
+    options: argparse.Namespace, dtype: str, changes: dict[str, int | str]
+) -> tuple[Make, dict[str, float]]:
     pipe = AudioLDM2Pipeline.from_pretrained(
         options.folder / "bundle", dtype=dtype, device=options.device
     )
@@ -102,7 +108,7 @@ def ours(options: argparse.Namespace, dtype: str) -> tuple[Make, dict[str, float
         pipe.compile()
 
     def make(path: Path, seconds: float, steps: int) -> None:
-        settings = {"num_inference_steps": steps, "sampler": "dpm++", "seed": 0}
+        settings = {"num_inference_steps": steps, "sampler": "dpm++", "seed": 0, **changes}
         pipe(PROMPT, audio_length_in_s=seconds, **settings).save(path)
 
     return make, marks(denoising=pipe.unet.conv_in, decoding=pipe.vae.decoder)
@@ -129,7 +135,12 @@ def theirs(options: argparse.Namespace, dtype: str) -> tuple[Make, dict[str, flo
 
 def measure(options: argparse.Namespace, name: str, dtype: str) -> dict[str, float]:
     """Seconds of every part of a clip."""
-    make, started = (ours if name == "ours" else theirs)(options, dtype)
+    if name == "diffusers":
+        make, started = theirs(options, dtype)
+    else:
+        pairs = [text.split("=", 1) for text in options.cheaper if name == "cheaper"]
+        changes = {option: int(text) if text.isdigit() else text for option, text in pairs}
+        make, started = ours(options, dtype, changes)
     path = options.folder / f"{name}-{dtype}.wav"
     make(path, *WARM_UP)
     started.clear()
@@ -147,7 +158,7 @@ def main() -> None:
     write_weights(options.folder)
     results: dict[str, dict[str, float]] = {}
     about = {"what": "clip", **machine(options.device)}
-    about |= {"seconds": options.seconds, "steps": options.steps}
+    about |= {"seconds": options.seconds, "steps": options.steps, "cheaper": options.cheaper}
     for dtype in options.dtypes:
         for name in options.contenders:
             results[f"{name} {dtype}"] = measure(options, name, dtype)

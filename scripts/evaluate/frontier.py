@@ -32,10 +32,11 @@ from audiolitefocus.options import GenerationOptions
 from audiolitefocus.pipeline import AudioLDM2Pipeline
 from audiolitefocus.reuse.settings import choose_reuse
 from scripts.benchmark.timing import machine, turns
-from scripts.evaluate.frontier_report import markdown, plot
+from scripts.evaluate.frontier_report import markdown
 from scripts.evaluate.metrics import ClipFeatures, Estimate, mean_estimate
 from scripts.evaluate.references import DEMO_WORLD
 from scripts.evaluate.runner import Evaluation
+from scripts.plots.frontier import plot
 from scripts.reuse.costs import Costs
 
 TIMED_CLIPS, TURNS = 4, 3
@@ -273,7 +274,10 @@ def main() -> None:
         points = run(chosen)
     except (ValueError, OSError, MemoryError) as error:
         sys.exit(f"error: {error}")
-    plot(points, chosen.out / "frontier.png")
+    try:
+        plot(points, chosen.out / "frontier.png")
+    except ModuleNotFoundError:
+        print("no plot: pip install 'audiolitefocus[plot]'", file=sys.stderr)
     print(markdown(points))
 
 
