@@ -12,6 +12,7 @@ and the time of denoising, taken turn by turn. The same command goes on where it
 """
 
 import argparse
+import hashlib
 import json
 import sys
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +25,7 @@ from audiolitefocus.atomic import atomic_file
 from audiolitefocus.attention.settings import Attention
 from audiolitefocus.audio.files import read_sound
 from audiolitefocus.audio.length import ClipLength
-from audiolitefocus.batch.names import slug
+from audiolitefocus.batch.names import SLUG_CHARACTERS, slug
 from audiolitefocus.codec.mel import log_mel
 from audiolitefocus.diffusion.guidance import guidance_scales
 from audiolitefocus.diffusion.windows import Layout, window_seconds
@@ -133,7 +134,7 @@ class Frontier:
 
     def point(self, variant: str) -> Point:
         options, chosen = self.options(variant), self.chosen
-        label = f"{slug(variant)}-{chosen.seconds:g}"
+        label = f"{folder_name(variant)}-{chosen.seconds:g}"
         models = self.pipe_of(options), self.drafter_of(options)
         made = self.evaluation.make(self.references, label, options, *models)
         captions = [reference.caption for reference in self.references]
@@ -231,6 +232,14 @@ class Frontier:
             deadline=float("inf"),
         )
         return float(np.median(np.array(taken["this"]) / np.array(taken["full"])))
+
+
+def folder_name(variant: str) -> str:
+    """Its slug, with a digest where that is cut off and others might have the same."""
+    name = slug(variant)
+    if len(name) < SLUG_CHARACTERS - 1:  # a cut may end in a hyphen, which goes too
+        return name
+    return f"{name}-{hashlib.sha256(variant.encode()).hexdigest()[:8]}"
 
 
 def run(chosen: argparse.Namespace) -> list[dict]:

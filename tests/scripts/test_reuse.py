@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from audiolitefocus.models.unet import UNet
 from audiolitefocus.reuse.settings import LearnedReuse
 from scripts.benchmark.operations import counter, operations
 from scripts.evaluate import frontier
+from scripts.plots import frontier as frontier_plot
 from scripts.reuse import calibrate, learn
 
 RUN = ["--steps", "4", "--sampler", "dpm++", "--seconds", "0.64", "--batch-size", "1"]
@@ -102,3 +104,19 @@ def test_a_frontier_compares_variants_with_the_full_run_and_goes_on(monkeypatch,
     assert 0.7 < points["guidance_interval=0:0.5"]["cost"] < 0.85
     assert points["reuse=deepcache:3"]["cost"] < 0.8
     assert points["steps=2"]["over_full"]["kl"] and (tmp_path / "frontier.png").is_file()
+
+
+def test_variants_that_begin_alike_have_folders_of_their_own():
+    long = "steps=13,reuse=deepcache:3,guidance_interval=0:0."
+    names = {frontier.folder_name(text) for text in ("steps=13", f"{long}8", f"{long}6")}
+    assert len(names) == 3 and "steps-13" in names
+
+
+def test_frontiers_of_one_run_are_drawn_together(monkeypatch, tmp_path):
+    results = Path("scripts/results")
+    picture = tmp_path / "drawn.png"
+    alike = [results / f"frontier-demo{name}.json" for name in ("", "-10s", "-combined")]
+    run(monkeypatch, frontier_plot, *alike, picture)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(SystemExit, match="compared with different runs"):
+        run(monkeypatch, frontier_plot, *alike, results / "frontier-demo-ddim.json", picture)
