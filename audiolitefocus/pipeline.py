@@ -141,26 +141,17 @@ class AudioLDM2Pipeline(LoadedModel, DiffusersHabits):
         warn_of_distillation(self.config, options)
         options = options_for(self.config, options)
         self._check_call(options, output_type, callback_steps, callback_on_step_end_tensor_inputs)
-        prompts = Prompts.make(
-            prompt,
-            self.config.unet,
-            negative_prompt=options.negative_prompt,
-            embeddings=(prompt_embeds, generated_prompt_embeds, attention_mask),
-            negative_embeddings=(
-                negative_prompt_embeds,
-                negative_generated_prompt_embeds,
-                negative_attention_mask,
-            ),
-        )
+        given = prompt_embeds, generated_prompt_embeds, attention_mask
+        against = negative_prompt_embeds, negative_generated_prompt_embeds, negative_attention_mask
+        prompts = Prompts.make(prompt, self.config.unet, options.negative_prompt, given, against)
         check_drafter(self, drafter, options, prompts)
         request = self._request(prompts, options, generator, latents, drafter)
 
         with oom_as_memory_error(self._oom_message(request)), self._calls() as call:
             # 2. Text -> conditioning
             condition, negative = self._encode(request)
-            drafts = None
-            if drafter is not None:
-                drafts = drafter._as_drafter(request, self.config.vae.scale_factor)
+            scale_factor = self.config.vae.scale_factor
+            drafts = None if drafter is None else drafter._as_drafter(request, scale_factor)
 
             # 3. Noise -> latents
             steps = options.steps_taken * len(request.start)

@@ -1,6 +1,7 @@
 """audiolitefocus generate: one clip, one like another, or those of a file of prompts."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -92,31 +93,14 @@ def generate(
     # 1. Check what was written
     given = given_by(ctx)
     changes = {name: value for name, value in options.items() if name in given}
-    if prompts is not None and (prompt is not None or like is not None):
-        raise ValueError(
-            "give either a prompt or --prompts FILE, and --like CLIP without the latter"
-        )
-    if prompt is None and prompts is None and like is None:
-        raise ValueError("give a prompt, --prompts FILE or --like CLIP")
+    _check_written(prompt, prompts, like)
     if ray is None and (workers is not None or (output is not None and "://" in output)):
         raise ValueError("--workers, and URLs as --out, need --ray local, auto or HOST:PORT")
     if ray is not None and (prompts is None or drafter != NO_DRAFTER or lora):
         raise ValueError("--ray needs --prompts FILE, and no --drafter or --lora")
-    adapters = read_adapters(lora)
     place = None if output is None else Path(output)
-
-    def load(
-        device: str = device, model: str = model, drafter: str = drafter, dtype: str = dtype
-    ) -> tuple:
-        """The model, and its drafter or None."""
-        from audiolitefocus.pipeline import AudioLDM2Pipeline
-
-        options: dict[str, Any] = {"dtype": dtype, "device": device, "offload": offload}
-        names = (model,) if drafter == NO_DRAFTER else (model, drafter)
-        loaded = [AudioLDM2Pipeline.from_pretrained(name, **options) for name in names]
-        for folder, scale in adapters:
-            loaded[0].load_lora(folder, scale)
-        return loaded[0], loaded[1] if len(loaded) > 1 else None
+    loading: dict[str, Any] = dict(model=model, dtype=dtype, device=device, offload=offload)
+    load = partial(_load, adapters=read_adapters(lora), drafter=drafter, **loading)
 
     # 2. Make it
     if like is not None:
@@ -124,31 +108,37 @@ def generate(
         own = {name: value for name, value in models.items() if name in given}
         _make_like(like, prompt, place, changes, load, own, bits=bits, force=force)
         return
+    how: dict[str, Any] = dict(batch_size=batch_size, bits=bits, force=force)
     chosen = _options(changes)
     if prompts is not None and ray is not None:
-        loading = {"model": model, "dtype": dtype, "device": device, "offload": offload}
-        make_on_ray(
-            prompts,
-            output or ".",
-            chosen,
-            loading,
-            address=ray,
-            workers=workers,
-            batch_size=batch_size,
-            bits=bits,
-            force=force,
-        )
+        target = output or "."
+        make_on_ray(prompts, target, chosen, loading, address=ray, workers=workers, **how)
     elif prompts is not None:
-        from audiolitefocus.batch.run import own_device
-
-        folder = place or Path(".")
-        _make_many(
-            prompts, folder, chosen, lambda: load(own_device(device)), batch_size, bits, force
-        )
+        _make_many(prompts, place or Path("."), chosen, load, device, **how)
     elif prompt is not None:
         from audiolitefocus.batch.clips import plan
 
         _make_one(plan(prompt, place, chosen, force=force, bits=bits), *load())
+
+
+def _check_written(prompt: str | None, prompts: Path | None, like: Path | None) -> None:
+    if prompts is not None and (prompt is not None or like is not None):
+        raise ValueError(
+            "give either a prompt or --prompts FILE, and --like CLIP without the latter"
+        )
+    if prompt is None and prompts is None and like is None:
+        raise ValueError("give a prompt, --prompts FILE or --like CLIP")
+
+
+def _load(model: str, drafter: str, adapters: list[tuple[str, float]], **placement: Any) -> tuple:
+    """The model, and its drafter or None."""
+    from audiolitefocus.pipeline import AudioLDM2Pipeline
+
+    names = (model,) if drafter == NO_DRAFTER else (model, drafter)
+    loaded = [AudioLDM2Pipeline.from_pretrained(name, **placement) for name in names]
+    for folder, scale in adapters:
+        loaded[0].load_lora(folder, scale)
+    return loaded[0], loaded[1] if len(loaded) > 1 else None
 
 
 def _options(changes: dict[str, object]) -> GenerationOptions:
@@ -210,15 +200,23 @@ def _make_one(clip, pipe, drafter) -> None:
 
 
 def _make_many(
-    prompts: Path, folder: Path, options, load, batch_size: int, bits: int | None, force: bool
+    prompts: Path,
+    folder: Path,
+    options: GenerationOptions,
+    load: Callable,
+    device: str,
+    *,
+    batch_size: int,
+    bits: int | None,
+    force: bool,
 ) -> None:
     from tqdm import tqdm
 
     from audiolitefocus.batch.prompts import read_prompts
-    from audiolitefocus.batch.run import BatchRun, own_share, rank_and_world
+    from audiolitefocus.batch.run import BatchRun, own_device, own_share, rank_and_world
 
     clips = own_share(read_prompts(prompts, folder, options, bits=bits))
-    pipe, drafter = load()
+    pipe, drafter = load(device=own_device(device))
     run = BatchRun(pipe, clips, batch_size=batch_size, force=force, drafter=drafter)
     silent = rank_and_world()[0] > 0 or not run.batches
     with tqdm(total=run.steps, desc=printable(prompts.name), unit="step", disable=silent) as bar:

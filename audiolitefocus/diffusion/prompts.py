@@ -36,7 +36,6 @@ class Prompts:
         cls,
         prompt: str | Sequence[str] | None,
         unet: UNetConfig,
-        *,
         negative_prompt: str | Sequence[str] | None = None,
         embeddings: Embeddings = (None, None, None),
         negative_embeddings: Embeddings = (None, None, None),
