@@ -1,6 +1,7 @@
 """Quality against cost, a column for each clip length.
 
-python -m scripts.plots.frontier scripts/results/frontier-demo*.json docs/frontier.png
+python -m scripts.plots.frontier scripts/results/frontier-demo{,-10s,-20s,-combined}.json \\
+    docs/frontier.png
 
 From results of `scripts.evaluate.frontier`. Needs matplotlib: pip install 'audiolitefocus[plot]'.
 """
@@ -112,7 +113,8 @@ def main() -> None:
         found = [json.loads(path.read_text(encoding="utf-8")) for path in chosen.results]
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    if len(runs := {(f["about"]["sampler"], f["about"]["full"]) for f in found}) > 1:
+    of_run = "sampler", "full", "guidance_scale"
+    if len(runs := {tuple(f["about"][name] for name in of_run) for f in found}) > 1:
         sys.exit(f"error: compared with different runs: {sorted(runs)}; draw them apart")
     plot([point for f in found for point in f["points"]], chosen.picture)
 

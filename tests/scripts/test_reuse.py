@@ -118,5 +118,8 @@ def test_frontiers_of_one_run_are_drawn_together(monkeypatch, tmp_path):
     alike = [results / f"frontier-demo{name}.json" for name in ("", "-10s", "-combined")]
     run(monkeypatch, frontier_plot, *alike, picture)
     assert picture.read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(SystemExit, match="compared with different runs"):
-        run(monkeypatch, frontier_plot, *alike, results / "frontier-demo-ddim.json", picture)
+    for other in ("ddim", "guidance-3.5"):
+        with pytest.raises(SystemExit, match="compared with different runs"):
+            run(
+                monkeypatch, frontier_plot, *alike, results / f"frontier-demo-{other}.json", picture
+            )
