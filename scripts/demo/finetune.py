@@ -27,7 +27,7 @@ from audiolitefocus.training.settings import Finetuning
 from audiolitefocus.training.updates import show_update
 from scripts.demo.world.latents import encode_clips
 
-GUIDANCE = 2.0  # which suits the demo model (docs/reuse.md)
+GUIDANCE = 2.0  # which suits the demo model (docs/frontier.md)
 
 
 def arguments() -> argparse.Namespace:
