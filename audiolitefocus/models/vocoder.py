@@ -50,7 +50,7 @@ class ConvTranspose1d(nn.ConvTranspose1d):
 class ResidualBlock(nn.Module):
     """Dilated and plain convolutions in pairs, each pair with a shortcut.
 
-    All are `precise`, or only the first pair.
+    All are `precise`, or only the first one.
     """
 
     def __init__(
@@ -60,9 +60,11 @@ class ResidualBlock(nn.Module):
         self.slope = slope
         self.convs1, self.convs2 = nn.ModuleList(), nn.ModuleList()
         for pair, dilation in enumerate(dilations):
-            exact = precise or pair == 0
-            self.convs1.append(Conv1d(channels, channels, kernel, dilation=dilation, precise=exact))
-            self.convs2.append(Conv1d(channels, channels, kernel, precise=exact))
+            first = Conv1d(
+                channels, channels, kernel, dilation=dilation, precise=precise or pair == 0
+            )
+            self.convs1.append(first)
+            self.convs2.append(Conv1d(channels, channels, kernel, precise=precise))
 
     def forward(self, x: Tensor) -> Tensor:
         for conv1, conv2 in zip(self.convs1, self.convs2, strict=True):
@@ -100,7 +102,8 @@ class HiFiGAN(nn.Module):
             )
         )
         kinds = list(zip(config.resblock_kernels, config.resblock_dilations, strict=True))
-        # Of the first level only the first pairs are audible: 0.037 nats, all others 0.008.
+        # Of the first level only the first convolutions are audible: with them rounded too, clips
+        # are 0.043 nats off where they are 0.029. The next level is: 3 dB of noise under a tone.
         self.resblocks = nn.ModuleList(
             nn.ModuleList(
                 ResidualBlock(width, kernel, dilations, config.slope, precise=level > 0)
