@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -32,6 +32,7 @@ COMPONENTS: dict[str, type[nn.Module]] = {
     "projection": Projection,
 }
 TOWERS = ("clap", "t5", "gpt2")  # transformers' networks, which `towers` loads
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def load_config(folder: str | os.PathLike) -> BundleConfig:
@@ -106,7 +107,7 @@ def load_component(
     return module.eval().requires_grad_(False)
 
 
-def cast(network: nn.Module, dtype: torch.dtype | None, device: torch.device | str) -> nn.Module:
+def cast(network: Network, dtype: torch.dtype | None, device: torch.device | str) -> Network:
     """Move a network to a device and, but for weights that it keeps in float32, to a dtype."""
     state = {
         key: tensor.to(device, weight_dtype(network, key, dtype))

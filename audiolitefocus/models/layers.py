@@ -87,6 +87,8 @@ class TimeEmbedding(nn.Module):
 class Conv2d(nn.Conv2d):
     """A convolution of feature maps b c f t. Its kernel is (out, in, t, f), as in checkpoints."""
 
+    bias: Tensor
+
     def forward(self, x: Tensor, padding: tuple[int, int] | None = None) -> Tensor:
         """`padding`: zeros at either end of f and t, in place of the convolution's own."""
         return F.conv2d(x, self.weight.mT, self.bias, self.stride, padding or self.padding)

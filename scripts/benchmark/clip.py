@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import soundfile
 import torch
@@ -29,7 +29,7 @@ WARM_UP = 2.56, 2  # seconds of a clip, and steps
 CONTENDERS = ("ours", "cheaper", "diffusers")
 CHEAPER = ("num_inference_steps=13", "reuse=deepcache:3", "guidance_interval=0:0.8")
 PARTS = ("text", "denoising", "decoding", "all")
-T5_LARGE = {  # google/flan-t5-large, whose encoder AudioLDM2 uses
+T5_LARGE: dict[str, Any] = {  # google/flan-t5-large, whose encoder AudioLDM2 uses
     **{"vocab_size": 32128, "d_model": 1024, "d_kv": 64, "d_ff": 2816, "num_heads": 16},
     **{"num_layers": 24, "feed_forward_proj": "gated-gelu"},
 }
@@ -64,12 +64,12 @@ def write_weights(folder: Path) -> None:
     channels = {"block_out_channels": (128, 256, 512), "latent_channels": 8, "layers_per_block": 2}
     down, up = ("DownEncoderBlock2D",) * 3, ("UpDecoderBlock2D",) * 3
     io = {"in_channels": 1, "out_channels": 1, "down_block_types": down, "up_block_types": up}
-    gpt2 = transformers.GPT2Config(max_new_tokens=8)
+    gpt2 = transformers.GPT2Config(max_new_tokens=8)  # type: ignore[call-arg]
     gpt2.bos_token_id = gpt2.eos_token_id = None
-    vocoder = {"model_in_dim": 64, "upsample_initial_channel": 1024, "normalize_before": False}
     rates = {"upsample_rates": [5, 4, 2, 2, 2], "upsample_kernel_sizes": [16, 16, 8, 4, 4]}
+    vocoder: dict[str, Any] = {"model_in_dim": 64, "upsample_initial_channel": 1024, **rates}
     betas = {"beta_start": 0.0015, "beta_end": 0.0195, "beta_schedule": "scaled_linear"}
-    diffusers.AudioLDM2Pipeline(
+    pipe: Any = diffusers.AudioLDM2Pipeline(
         vae=diffusers.AutoencoderKL(**channels, **io),
         text_encoder=transformers.ClapModel(transformers.ClapConfig()),
         text_encoder_2=transformers.T5EncoderModel(transformers.T5Config(**T5_LARGE)),
@@ -77,13 +77,14 @@ def write_weights(folder: Path) -> None:
         language_model=transformers.GPT2LMHeadModel(gpt2),
         unet=diffusers.AudioLDM2UNet2DConditionModel(**DIFFUSERS),
         vocoder=transformers.SpeechT5HifiGan(
-            transformers.SpeechT5HifiGanConfig(**vocoder, **rates)
+            transformers.SpeechT5HifiGanConfig(**vocoder, normalize_before=False)
         ),
         tokenizer=load_tokenizer(demo_folder(), "clap"),
         tokenizer_2=load_tokenizer(demo_folder(), "t5"),
         feature_extractor=transformers.ClapFeatureExtractor(truncation="rand_trunc"),
         scheduler=diffusers.DDIMScheduler(**betas, clip_sample=False, steps_offset=1),
-    ).save_pretrained(source)
+    )
+    pipe.save_pretrained(source)
     convert_checkpoint(source, bundle)
 
 
@@ -108,7 +109,12 @@ def ours(
         pipe.compile()
 
     def make(path: Path, seconds: float, steps: int) -> None:
-        settings = {"num_inference_steps": steps, "sampler": "dpm++", "seed": 0, **changes}
+        settings: dict[str, Any] = {
+            "num_inference_steps": steps,
+            "sampler": "dpm++",
+            "seed": 0,
+            **changes,
+        }
         pipe(PROMPT, audio_length_in_s=seconds, **settings).save(path)
 
     return make, marks(denoising=pipe.unet.conv_in, decoding=pipe.vae.decoder)
@@ -125,7 +131,7 @@ def theirs(options: argparse.Namespace, dtype: str) -> tuple[Make, dict[str, flo
     pipe.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
 
     def make(path: Path, seconds: float, steps: int) -> None:
-        settings = {"num_inference_steps": steps, "guidance_scale": 3.5}
+        settings: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": 3.5}
         generator = torch.Generator().manual_seed(0)
         made = pipe(PROMPT, audio_length_in_s=seconds, generator=generator, **settings)
         soundfile.write(path, made.audios[0], 16000)

@@ -6,6 +6,7 @@ evaluation. The others are given the clip's latents twice, as their own loops do
 
 from collections.abc import Callable
 from functools import cached_property, partial
+from typing import Any, cast
 
 import torch
 from einops import rearrange
@@ -85,7 +86,8 @@ class Models:
         from diffusers import AudioLDM2UNet2DConditionModel
 
         torch.manual_seed(0)
-        return AudioLDM2UNet2DConditionModel(**DIFFUSERS).eval().to(self.device, self.dtype)
+        unet: Any = AudioLDM2UNet2DConditionModel(**DIFFUSERS)
+        return unet.eval().to(self.device, self.dtype)
 
     def inputs(self, seconds: float) -> tuple[Tensor, Condition]:
         generator = torch.Generator().manual_seed(0)
@@ -142,7 +144,9 @@ def written_out(unet: UNet, plan: dict[SelfAttention, Attend]) -> dict[SelfAtten
     """The same plan with weights written out: the authors' LiteFocus for it, naive elsewhere."""
     modules = [module for module in unet.modules() if isinstance(module, SelfAttention)]
     return {
-        module: partial(authors_attention, sampled=plan[module].keywords["compensation"])
+        module: partial(
+            authors_attention, sampled=cast(partial, plan[module]).keywords["compensation"]
+        )
         if module in plan
         else naive_attention
         for module in modules

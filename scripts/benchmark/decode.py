@@ -6,6 +6,7 @@ A table for people, then one line of JSON."""
 import argparse
 import json
 import sys
+from functools import partial
 
 import torch
 
@@ -53,7 +54,7 @@ def measure(options: argparse.Namespace, dtype: str) -> dict[str, float]:
         length = ClipLength(options.seconds if turn else WARM_UP_SECONDS, config)
         shape = 1, config.vae.latent_channels, length.latent_frames, length.latent_rows
         latents = torch.randn(shape, device=device)
-        spent = seconds_of(lambda x=latents: decode(x), device), seconds_of(synthesize, device)
+        spent = seconds_of(partial(decode, latents), device), seconds_of(synthesize, device)
         for part, seconds in zip(times.values(), spent if turn else (), strict=False):
             part.append(seconds)
     times["both"] = [sum(pair) for pair in zip(times["vae"], times["vocoder"], strict=True)]

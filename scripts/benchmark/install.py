@@ -21,8 +21,10 @@ from scripts.benchmark.timing import machine
 CONSTRAINTS = Path(__file__).resolve().parents[2] / "constraints.txt"
 # of a checkout or a container, which would change what is measured
 DROPPED = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV")
-CLIP = ("generate", "a bell over rain", "--model", "demo", "--duration", "2.56")
-CLIP += ("--sampler", "dpm++", "--steps", "25", "--seed", "7")
+CLIP = [
+    *("generate", "a bell over rain", "--model", "demo", "--duration", "2.56"),
+    *("--sampler", "dpm++", "--steps", "25", "--seed", "7"),
+]
 
 
 def pip(environment: Path) -> tuple[list[str], list[str]]:

@@ -192,7 +192,8 @@ class Model:
         clips: int = 1,
         settings: AsyncDiff | None = None,
     ) -> Prediction:
-        speed, free = ({}, {})
+        speed: dict[str, float] = {}
+        free: dict[str, float] = {}
         for found, launch in ((speed, self.launch), (free, 0.0)):
             one = max(clips * self.whole / self.throughput, self.launches[2] * launch)
             for link, bandwidth in LINKS.items():

@@ -8,6 +8,7 @@ and of its share of the step.
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -60,7 +61,7 @@ def measure_parts(seconds: float, dtype: torch.dtype, repeats: int) -> list[dict
 
 def timed_parts(parts: Parts, latents: Tensor, step: int) -> list[float]:
     """Seconds of every part in one step."""
-    return [seconds_of(lambda part=part: part(latents, step, 2), "cpu") for part in parts.parts]
+    return [seconds_of(partial(part, latents, step, 2), "cpu") for part in parts.parts]
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -132,7 +133,7 @@ class Load:
         kinds += [("dropped", self.dropped)] * (clients // 2)
         kinds += [("left", self.left)] * (clients // 8)
         for name in HOSTILE:
-            kinds += [("hostile", lambda name=name: self.hostile(name))] * max(1, clients // 16)
+            kinds += [("hostile", partial(self.hostile, name))] * max(1, clients // 16)
         self.chance.shuffle(kinds)
         await asyncio.gather(*(self.tally.count(kind, client) for kind, client in kinds))
 

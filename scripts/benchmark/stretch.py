@@ -9,6 +9,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -46,7 +47,7 @@ def evaluations(
             return unet.evaluate(latents, inputs)
         return steps.evaluate(latents, inputs, step, 2)
 
-    return {name: lambda step=step: evaluate(step) for name, step in names.items()}, stretch
+    return {name: partial(evaluate, step) for name, step in names.items()}, stretch
 
 
 @torch.inference_mode()

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ BOUNDS = {
 }
 
 Losses = dict[str, Tensor]  # the first is minimised, all are recorded
+Trained = TypeVar("Trained", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,13 @@ class Run:
 def train(
     run: Run,
     stage: str,
-    network: nn.Module,
+    network: Trained,
     loss: Callable[[], Losses],
     *,
     steps: int,
     rate: float,
     average: float = 0.999,
-) -> nn.Module:
+) -> Trained:
     """Minimise `loss` over the network's parameters; a run that was cut off goes on where its last
     checkpoint stands.
 
@@ -135,7 +137,8 @@ class Curve:
     """The rows of curve.csv, the first of them its columns."""
 
     def __init__(self, rows: list[list[str]]):
-        self.rows, self.recent = rows, []
+        self.rows = rows
+        self.recent: list[Tensor] = []
 
     def add(self, step: int, seconds: float, rate: float, losses: Losses) -> float | None:
         """Take a step's losses; the mean of the first one wherever a row is full."""

@@ -52,7 +52,7 @@ def _gaussian(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean (d,) and a factor (min(n, d), d) whose Gram matrix is the covariance."""
     x = x.astype(np.float64)
     mean = x.mean(0)
-    return mean, np.linalg.qr((x - mean) / np.sqrt(len(x) - 1), mode="r")
+    return mean, np.asarray(np.linalg.qr((x - mean) / np.sqrt(len(x) - 1), mode="r"))
 
 
 def kl_divergences(reference: np.ndarray, generated: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ from scripts.benchmark.timing import machine
 from scripts.demo.world.captions import draw
 
 PARTS, WARMUPS, STRIDES = (2, 3, 4), (1, 3, 6), (1, 2)
-SAMPLERS = {
+SAMPLERS: dict[str, dict[str, Any]] = {
     "dpm++ 25": {"sampler": "dpm++", "num_inference_steps": 25},
     "ddim 50, eta 0": {"sampler": "ddim", "num_inference_steps": 50, "eta": 0.0},
     "ddim 50, eta 1": {"sampler": "ddim", "num_inference_steps": 50, "eta": 1.0},
@@ -51,9 +52,8 @@ class Distances:
 
     def latents(self, options: GenerationOptions) -> Tensor:
         streams = [torch.Generator().manual_seed(n) for n in range(len(self.prompts))]
-        return self.pipe(
-            self.prompts, options=options, generator=streams, output_type="latent"
-        ).audios
+        out = self.pipe(self.prompts, options=options, generator=streams, output_type="latent")
+        return torch.as_tensor(out.audios)
 
     def mel(self, latents: Tensor) -> Tensor:
         return log_mel(self.pipe.decode(latents), self.pipe.config.vocoder)

@@ -97,7 +97,7 @@ def markdown(cells: list[Cell]) -> str:
     where it is not that of the whole column.
     """
     by_key = {cell.key: cell for cell in cells}
-    lengths = {}  # of clips, and how many clips at most
+    lengths: dict[float | None, int] = {}  # of clips, and how many clips at most
     for cell in cells:
         lengths[cell.seconds] = max(lengths.get(cell.seconds, 0), cell.clips)
     heads = [
@@ -142,7 +142,8 @@ def plot(cells: list[Cell], picture: Path) -> None:
             lengths = [cell.seconds for cell in own]
             axes.errorbar(lengths, heights, yerr=spread, marker="o", capsize=3, label=name)
         axes.set(xlabel="clip length (s)", title=title, xscale="log")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right")
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right")  # type: ignore[call-overload]  # 3.7 on
     figure.savefig(picture, dpi=120)
 
 

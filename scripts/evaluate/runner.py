@@ -101,7 +101,7 @@ class Evaluation:
             references = [by_name[path.stem] for path in sounds]
         features = self.measure(sounds, references, captions, GIVEN, paired=paired)
         found = features.estimates(resamples=self.chosen.resamples)
-        return Cell(GIVEN, seconds, len(sounds), **found)
+        return Cell(GIVEN, seconds, len(sounds), **found, over_dense=None)
 
     def references(self, seconds: float | None) -> list[Reference]:
         chosen = self.chosen

@@ -93,8 +93,8 @@ def within_budget(logits: Tensor, costs: Tensor, budget: float) -> Tensor:
         variance = (p * costs.square()).sum() - (p * costs).sum(-1).square().sum()
     # a step of Newton's method: l stays as it is, and has its gradient (implicit function theorem)
     expected = ((logits - price * costs).softmax(-1) * costs).sum()
-    price = price + (expected - budget) / variance
-    return (logits - price * costs).log_softmax(-1)
+    exact = price + (expected - budget) / variance
+    return (logits - exact * costs).log_softmax(-1)
 
 
 def _price(logits: Tensor, costs: Tensor, budget: float) -> float:

@@ -92,7 +92,7 @@ class MaskLearning:
             self.frames,
             settings.batch_size,
             torch.Generator().manual_seed(settings.seed * 1_000_003 + self.done),
-            dropped=settings.dropped,
+            dropped=settings.dropped or 0.0,
             train_steps=self.pipe.config.schedule.train_steps,
         )
         loss = self.loss(batch.to(self.pipe.device)).mean()

@@ -38,4 +38,5 @@ class DistillationLoss(NoiseLoss):
 
     @torch.no_grad()
     def target(self, noisy: Tensor, batch: Batch) -> Tensor:
+        assert self.teacher is not None
         return torch.lerp(batch.noise, self.predict(self.teacher, noisy, batch), TEACHING)

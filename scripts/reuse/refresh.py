@@ -13,6 +13,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 from unittest import mock
 
 import torch
@@ -105,7 +106,11 @@ class Trial:
         self.length, self.span = ClipLength(seconds, pipe.config), (start, stop)
         self.captions = [draw(number).caption for number in range(clips)]
         self.continued = recorded < seconds
-        common = {"sampler": "dpm++", "num_inference_steps": STEPS, "guidance_scale": 7.0}
+        common: dict[str, Any] = {
+            "sampler": "dpm++",
+            "num_inference_steps": STEPS,
+            "guidance_scale": 7.0,
+        }
         self.recordings = [
             pipe(caption, seed=100 + n, audio_length_in_s=recorded, **common).audios[0]
             for n, caption in enumerate(self.captions)
@@ -134,7 +139,7 @@ class Trial:
             output_type="latent",
             **given,
         )
-        return out.audios[0][:, self.changed]
+        return torch.as_tensor(out.audios)[0, :, self.changed]
 
     def cost(self, variant: Variant) -> float:
         """Operations over those of all steps in full."""

@@ -19,7 +19,7 @@ from audiolitefocus.models.vocoder import HiFiGAN
 from audiolitefocus.training.updates import Updates
 from scripts.demo import loop as training
 from scripts.demo.loop import Run
-from scripts.demo.networks import last_checkpoint, save_network
+from scripts.demo.networks import last_checkpoint, save_vae
 from scripts.demo.stages import clap as train_clap
 from scripts.demo.stages import classifier as train_classifier
 from scripts.demo.stages import diffusion as train_diffusion
@@ -77,7 +77,7 @@ def whole(tmp_path_factory) -> Run:
     run = Run(out=tmp_path_factory.mktemp("train"), steps=4)
     torch.manual_seed(0)
     vae = VAE(VAEConfig(channels=(8, 8, 8), resnets=1, norm_groups=4, scale_factor=1.1))
-    save_network(run.folder("vae"), "vae", vae)
+    save_vae(run.folder("vae"), vae)
     tokenizer = train_clap.clap_tokenizer()
     tower = train_clap.clap_tower(len(tokenizer)).half().float()
     for part in (tower, tokenizer, train_clap.clap_extractor()):

@@ -12,15 +12,13 @@ from typing import Any
 
 import numpy as np
 import transformers
-from torch import nn
 
 from audiolitefocus import atomic
 from audiolitefocus.checkpoints import bundle as checkpoint
 from audiolitefocus.checkpoints.tensors import open_safetensors, save_tensors
-from audiolitefocus.config import AttentionRule, BundleConfig, VAEConfig
-from audiolitefocus.models.vae import VAE
+from audiolitefocus.config import AttentionRule, BundleConfig
 from scripts.demo.loop import CURVE, CURVE_STEPS, Run
-from scripts.demo.networks import last_checkpoint, load_network, progress
+from scripts.demo.networks import last_checkpoint, load_vae, progress
 from scripts.demo.stages.clap import CHUNKS as CLAP_CHUNKS
 from scripts.demo.stages.clap import clap_extractor
 from scripts.demo.stages.classifier import CHUNKS as CLASSIFIER_CHUNKS
@@ -48,7 +46,7 @@ LAST_ROWS = 10  # of a loss curve, of which the card tells the mean
 CARD = Path(__file__).parents[1] / "model_card.md"
 
 
-def save_tower(folder: Path, tower: nn.Module, *extras) -> None:
+def save_tower(folder: Path, tower: Any, *extras) -> None:
     """A text tower in half precision, with its tokenizer and what else goes beside it."""
     tower.half().save_pretrained(folder)
     for extra in extras:
@@ -57,7 +55,7 @@ def save_tower(folder: Path, tower: nn.Module, *extras) -> None:
 
 def write_networks(folder: Path, run: Run) -> None:
     """Write all weights and their config to an empty folder."""
-    vae = load_network(run.out / "vae", "vae", VAE, VAEConfig)
+    vae = load_vae(run.out / "vae")
     vocoder = trained_vocoder(run.out)
     denoiser = last_checkpoint(run.out / "diffusion", build(run.seed))
     own = {

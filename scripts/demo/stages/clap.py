@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from audiolitefocus.atomic import atomic_file, atomic_folder
@@ -101,14 +101,16 @@ def numbered(meanings: list[tuple]) -> Tensor:
     return torch.tensor([numbers[meaning] for meaning in meanings])
 
 
-def embed(clap: nn.Module, ids: Tensor, mask: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+def embed(
+    clap: transformers.ClapModel, ids: Tensor, mask: Tensor, features: Tensor
+) -> tuple[Tensor, Tensor]:
     """Unit embeddings (b, d) of texts and of sounds."""
     text = clap.get_text_features(ids, attention_mask=mask).pooler_output
     audio = clap.get_audio_features(input_features=features).pooler_output
     return F.normalize(text, dim=-1), F.normalize(audio, dim=-1)
 
 
-def contrastive(clap: nn.Module, text: Tensor, audio: Tensor, same: Tensor) -> Tensor:
+def contrastive(clap: transformers.ClapModel, text: Tensor, audio: Tensor, same: Tensor) -> Tensor:
     """Cross-entropy both ways; sounds that mean the same share the target.
 
     Args:
@@ -144,7 +146,7 @@ def training_pairs(folder: Path, chunks: int) -> Pairs:
     return Pairs([draw(seed) for seed in range(CHUNK * chunks)], np.concatenate(features))
 
 
-def clap_loss(run: Run, clap: nn.Module, pairs: Pairs) -> Losses:
+def clap_loss(run: Run, clap: transformers.ClapModel, pairs: Pairs) -> Losses:
     indices = torch.randperm(len(pairs.same))[:BATCH]
     ids, mask, features, same = pairs.batch(indices, run.device)
     with run.autocast():
@@ -153,14 +155,17 @@ def clap_loss(run: Run, clap: nn.Module, pairs: Pairs) -> Losses:
 
 
 @torch.no_grad()
-def retrieval(clap: nn.Module, device: str, clips: int = HELD_OUT_CLIPS) -> dict[str, float]:
+def retrieval(
+    clap: transformers.ClapModel, device: str, clips: int = HELD_OUT_CLIPS
+) -> dict[str, float]:
     """How often a held-out sound is closest to a caption that means the same, among those of 20
     sounds; and to a caption of its family or families, among those of all.
     """
     seeds = range(HELD_OUT, HELD_OUT + clips)
     sounds = [draw(seed) for seed in seeds]
     pairs = Pairs(sounds, features_of(np.stack([clip(seed)[0] for seed in seeds])))
-    text, audio = [], []
+    text: list[Tensor] = []
+    audio: list[Tensor] = []
     for indices in torch.arange(clips).split(50):
         ids, mask, features, _ = pairs.batch(indices, device)
         for kind, found in zip((text, audio), embed(clap, ids, mask, features), strict=True):
@@ -197,6 +202,6 @@ def train_clap(run: Run) -> None:
         for part in (averaged, tokenizer, clap_extractor()):
             part.save_pretrained(tower)
     report = json.dumps(retrieval(averaged, run.device), indent=2)
-    with atomic_file(folder / "report.json") as part:
-        part.write_text(report + "\n")
+    with atomic_file(folder / "report.json") as beside:
+        beside.write_text(report + "\n")
     print(report)

@@ -5,6 +5,7 @@ A sound of two families is half of each, so that the classes' probabilities are 
 """
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,12 +50,17 @@ def features(waveforms: np.ndarray) -> np.ndarray:
     return np.concatenate([m["input_values"] for m in made]).astype(np.float16)
 
 
+def features_of_chunk(run: Run, index: int) -> np.ndarray:
+    """Those of a chunk of the training clips."""
+    return features(chunk(run.out / "clips", index)[0])
+
+
 def stored_features(run: Run) -> np.ndarray:
-    """Those of all training clips, (1000 chunks, 256, 64); made and kept the first time."""
+    """Those of all of them, (1000 chunks, 256, 64); made and kept the first time."""
     parts = []
     for index in tqdm(range(CHUNKS), desc="features", unit="chunk"):
         path = run.folder("classifier") / f"features-{index:03d}.npy"
-        parts.append(stored(path, lambda i=index: features(chunk(run.out / "clips", i)[0])))
+        parts.append(stored(path, partial(features_of_chunk, run, index)))
     return np.concatenate(parts)
 
 

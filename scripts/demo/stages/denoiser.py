@@ -121,7 +121,7 @@ class Denoiser(NoiseLoss):
                 nn.init.zeros_(module.proj_out.weight)
             if isinstance(module, Linear):
                 # Convolutions, which it is made of on CPUs, are slow for batches this small.
-                module.__class__ = nn.Linear
+                module.__class__ = nn.Linear  # type: ignore[assignment]
         pass_through(self.unet)
         to_channels_last(self.unet)
 
@@ -129,15 +129,15 @@ class Denoiser(NoiseLoss):
         """As `TextEncoder.encode`, and for dropped clips as `TextEncoder.unconditional`."""
         mask = torch.ones_like(ids)
         t5 = self.t5(input_ids=ids, attention_mask=mask).last_hidden_state
-        inputs = self.projection(clap[:, None], t5, mask)
-        loa = generate_loa(self.gpt2, *inputs, TextConfig().loa_tokens)
+        embeddings, seen = self.projection(clap[:, None], t5, mask)
+        loa = generate_loa(self.gpt2, embeddings, seen, TextConfig().loa_tokens)
         empty = self.t5(input_ids=ids.new_full((1, 1), self.end)).last_hidden_state
         shown, without = Condition(loa, t5), Condition(torch.zeros_like(loa[:1]), empty)
         return stack_conditions(
             [without if d else shown[slice(i, i + 1)] for i, d in enumerate(dropped.tolist())]
         )
 
-    def forward(self, group: Group) -> Tensor:
+    def forward(self, group: Group) -> Tensor:  # type: ignore[override]
         """The loss of every clip, (b,)."""
         condition = self.condition(group.clap, group.ids, group.dropped)
         return super().forward(Batch(group.latents, group.noise, condition, group.steps, seed=0))

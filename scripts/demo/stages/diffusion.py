@@ -14,10 +14,9 @@ import torch
 import transformers
 from torch import Tensor
 
-from audiolitefocus.config import VAEConfig
 from audiolitefocus.models.vae import VAE
 from scripts.demo.loop import Losses, Run, train
-from scripts.demo.networks import load_network
+from scripts.demo.networks import load_vae
 from scripts.demo.stages.denoiser import LAST_STEP, Denoiser, Group, build
 from scripts.demo.world.captions import clap_tokenizer, t5_tokenizer
 from scripts.demo.world.clips import CHUNK, FRAMES, chunk, shown, stored
@@ -132,7 +131,7 @@ def stored_clips(run: Run, vae: VAE) -> Clips:
 
 
 def train_diffusion(run: Run) -> None:
-    vae = load_network(run.out / "vae", "vae", VAE, VAEConfig).to(run.device)
+    vae = load_vae(run.out / "vae").to(run.device)
     clips = stored_clips(run, vae)
     denoiser = build(run.seed)
     with ThreadPoolExecutor(1 if run.device == "cuda" else GROUPS) as pool:

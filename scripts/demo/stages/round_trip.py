@@ -11,11 +11,10 @@ from tqdm import tqdm
 
 from audiolitefocus.atomic import atomic_file
 from audiolitefocus.codec.mel import log_mel
-from audiolitefocus.config import VAEConfig
 from audiolitefocus.models.vae import VAE
 from audiolitefocus.models.vocoder import HiFiGAN
 from scripts.demo.loop import Run
-from scripts.demo.networks import load_network
+from scripts.demo.networks import load_vae
 from scripts.demo.stages.vocoder import trained_vocoder
 from scripts.demo.world.clips import VOCODER, chunk, clip
 from scripts.demo.world.sounds import HELD_OUT, draw
@@ -65,7 +64,7 @@ def report(run: Run) -> None:
     """Write round_trip.json to `run.out`: mean log-mel errors in nats and spectral convergences, of
     all clips and of those of each family alone. On the CPU.
     """
-    vae = load_network(run.out / "vae", "vae", VAE, VAEConfig)
+    vae = load_vae(run.out / "vae")
     vocoder = trained_vocoder(run.out)
     mean = torch.from_numpy(chunk(run.out / "clips", 0)[1].mean((0, 1), dtype=np.float64)).float()
     seeds = range(HELD_OUT, HELD_OUT + CLIPS)

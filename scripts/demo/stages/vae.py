@@ -13,7 +13,7 @@ from torch import Tensor
 from audiolitefocus.config import VAEConfig
 from audiolitefocus.models.vae import VAE
 from scripts.demo.loop import Losses, Run, train
-from scripts.demo.networks import save_network
+from scripts.demo.networks import save_vae
 from scripts.demo.world.clips import CHUNK, FRAMES, chunk
 
 CONFIG = VAEConfig(channels=(16, 32, 64), resnets=1, norm_groups=4)
@@ -44,7 +44,7 @@ def build(mels: list[np.ndarray]) -> VAE:
     """A VAE whose first layer expects the mean and deviation of these mels."""
     torch.manual_seed(0)
     sample = torch.from_numpy(mels[0][:200].astype(np.float32))
-    vae = VAE(CONFIG).to(memory_format=torch.channels_last)
+    vae: VAE = VAE(CONFIG).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with torch.no_grad():
         vae.encoder.conv_in.weight /= sample.std()
         vae.encoder.conv_in.bias -= sample.mean() * vae.encoder.conv_in.weight.sum((1, 2, 3))
@@ -82,4 +82,4 @@ def train_vae(run: Run) -> None:
     )
     scale = scale_factor(averaged, mels[0][:500])
     averaged.config = dataclasses.replace(CONFIG, scale_factor=round(scale, 4))
-    save_network(run.folder("vae"), "vae", averaged)
+    save_vae(run.folder("vae"), averaged)

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from audiolitefocus.codec.mel import log_mel
-from audiolitefocus.config import VAEConfig, VocoderConfig
-from audiolitefocus.models.vae import VAE
+from audiolitefocus.config import VocoderConfig
 from audiolitefocus.models.vocoder import HiFiGAN, ResidualBlock
 from scripts.demo.loop import Losses, Run, train
-from scripts.demo.networks import last_checkpoint, load_network
+from scripts.demo.networks import last_checkpoint, load_vae
 from scripts.demo.world.clips import CHUNK, FRAMES, VOCODER, chunk, shown, stored
 from scripts.demo.world.sounds import RMS, draw
 
@@ -51,7 +50,8 @@ def segments(
     drawn = torch.randint(len(clips), (SEGMENTS,)).tolist()
     which = [clips[i] + version for i, version in zip(drawn, versions.tolist(), strict=True)]
     starts = torch.randint(FRAMES - SEGMENT_FRAMES + 1, (SEGMENTS,)).tolist()
-    hop, cut = CONFIG.hop_length, ([], [])
+    hop = CONFIG.hop_length
+    cut: tuple[list[np.ndarray], list[np.ndarray]] = [], []
     for index, start in zip(which, starts, strict=True):
         part, stop = index // CHUNK, start + SEGMENT_FRAMES
         cut[0].append(mels[part][index % CHUNK, start:stop])
@@ -98,7 +98,7 @@ def decoded_mels(run: Run, index: int, mels: np.ndarray) -> np.ndarray:
     """A chunk's mels after the trained autoencoder, kept as a file: (1000, 256, 64) float16."""
 
     def compute() -> np.ndarray:
-        vae = load_network(run.out / "vae", "vae", VAE, VAEConfig).to(run.device)
+        vae = load_vae(run.out / "vae").to(run.device)
         parts = torch.from_numpy(mels.astype(np.float32)).to(run.device).split(20)
         decoded = torch.cat([vae.decode(vae.encode(part)[0]).cpu() for part in parts])
         return decoded.numpy().astype(np.float16)
@@ -122,11 +122,11 @@ def build(mels: Tensor) -> HiFiGAN:
                     else (layer.in_channels * layer.kernel_size[0] / layer.stride[0])
                 )
                 layer.weight.normal_(std=(2 / (1 + CONFIG.slope**2) / fan) ** 0.5)
-                layer.bias.zero_()
+                layer.bias.zero_()  # type: ignore[union-attr]
         for block in vocoder.modules():
             if isinstance(block, ResidualBlock):
                 for conv in block.convs2:
-                    conv.weight *= SHORTCUT
+                    conv.weight.mul_(SHORTCUT)  # type: ignore[operator]
         first = vocoder.conv_pre
         first.weight /= mels.std()
         first.bias -= mels.mean() * first.weight.sum((1, 2))

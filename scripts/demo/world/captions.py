@@ -59,7 +59,7 @@ def clap_tokenizer() -> transformers.RobertaTokenizer:
     model = json.loads(tokenizer.to_str())["model"]
     return transformers.RobertaTokenizer(
         vocab=model["vocab"],
-        merges=[tuple(pair) for pair in model["merges"]],
+        merges=[tuple(pair) for pair in model["merges"]],  # type: ignore[misc]  # pairs, not texts
         model_max_length=TextConfig().clap_max_tokens,
     )
 

@@ -185,11 +185,13 @@ def level(samples: Samples) -> Samples:
 def draw(seed: int) -> Sound:
     """The sound of this seed: its family or two, its attributes and a wording."""
     rng = np.random.default_rng([seed, 0])
+    families: tuple[str, ...]
     if rng.uniform() < PAIRS:
         families = (str(rng.choice(FOREGROUNDS)), str(rng.choice(BACKDROPS)))
     else:
         families = (str(rng.choice(FAMILIES)),)
-    attributes, phrases = {}, []
+    attributes: dict[str, float] = {}
+    phrases = []
     for family in families:
         words = {name: str(rng.choice(list(of))) for name, of in WORLD[family].attributes.items()}
         attributes |= values(family, words, rng)

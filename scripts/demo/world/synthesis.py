@@ -6,7 +6,7 @@ rain, the notes of a tune) and the sound's attributes; it returns (count,) sampl
 Sounds go on for as long as they are asked to: sweeps and tunes repeat, strikes keep their rhythm.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -55,7 +55,7 @@ def scattered(count: int, rng: Random, rate: float) -> Samples:
     return rng.uniform(-RING, length - RING, rng.poisson(rate * length))
 
 
-def strike(count: int, onsets: Sequence[float], voices: Sequence[Samples]) -> Samples:
+def strike(count: int, onsets: Iterable[float], voices: Sequence[Samples]) -> Samples:
     """The sum of `voices`, one after the other, each begun at its onset."""
     lead = int(RATE * RING)
     track = np.zeros(lead + count)
@@ -84,7 +84,8 @@ def tone(count: int, rng: Random, pitch: float, rhythm: float) -> Samples:
 def chord(count: int, rng: Random, pitch: float, third: float) -> Samples:
     """A triad in root position; `third`: semitones of its third."""
     notes = pitch * 2 ** (np.array([0.0, third, 7.0]) / 12)
-    return sum(oscillate(n, count, rng) + 0.3 * oscillate(2 * n, count, rng) for n in notes)
+    voices = [oscillate(n, count, rng) + 0.3 * oscillate(2 * n, count, rng) for n in notes]
+    return np.sum(voices, axis=0)
 
 
 def chirp(count: int, rng: Random, speed: float, low: float, high: float) -> Samples:
