@@ -22,23 +22,18 @@ import numpy as np
 import torch
 
 from audiolitefocus.atomic import atomic_file
-from audiolitefocus.attention.settings import Attention
 from audiolitefocus.audio.files import read_sound
-from audiolitefocus.audio.length import ClipLength
 from audiolitefocus.batch.names import SLUG_CHARACTERS, slug
 from audiolitefocus.codec.mel import log_mel
-from audiolitefocus.diffusion.guidance import guidance_scales
-from audiolitefocus.diffusion.windows import Layout, window_seconds
 from audiolitefocus.options import GenerationOptions
 from audiolitefocus.pipeline import AudioLDM2Pipeline
-from audiolitefocus.reuse.settings import choose_reuse
 from scripts.benchmark.timing import machine, turns
 from scripts.evaluate.frontier_report import markdown
 from scripts.evaluate.metrics import ClipFeatures, Estimate, mean_estimate
 from scripts.evaluate.references import DEMO_WORLD
+from scripts.evaluate.run_costs import RunCosts
 from scripts.evaluate.runner import Evaluation
 from scripts.plots.frontier import plot
-from scripts.reuse.costs import Costs
 
 TIMED_CLIPS, TURNS = 4, 3
 
@@ -118,7 +113,7 @@ class Frontier:
             self.few_steps.load_lora(chosen.lora)
         self.references = self.evaluation.references(chosen.seconds)
         self.full = self.options(chosen.full)
-        self.counted: dict[tuple, Costs] = {}
+        self.costs = RunCosts(self.pipe, self.drafter, chosen.seconds)
         self.full_features: ClipFeatures | None = None
         self.full_sounds: list[Path] = []
 
@@ -180,37 +175,8 @@ class Frontier:
 
     def cost(self, options: GenerationOptions) -> float | None:
         """Counted operations over the full run's."""
-        drafts = options.drafter_interval is not None
-        if options.adaptive_guidance is not None or (drafts and options.reuse != "off"):
-            return None
-        return self.operations(options) / self.operations(self.full)
-
-    def operations(self, options: GenerationOptions) -> float:
-        steps = options.steps_taken
-        interval = options.guidance_interval or (0.0, 1.0)
-        scale = options.guidance_scale if options.guided else 1.0
-        scales = guidance_scales(scale, interval, steps)
-        reuse = choose_reuse(options.reuse, options.sampler, steps)
-        table = {} if reuse is None else reuse.table(steps)
-        drafted = () if options.drafter_interval is None else options.drafted_steps
-        # a clip at once, or so many windows
-        config, seconds, count = self.pipe.config, self.chosen.seconds, 1
-        if window := window_seconds(options.windows, seconds, config.trained_seconds):
-            frames, length = (ClipLength(s, config).latent_frames for s in (seconds, window))
-            seconds, count = window, len(Layout(frames, length).starts)
-        total = 0.0
-        for step, scale in enumerate(scales):
-            costs = self.costs(step in drafted, seconds, options.attention, 1 + (scale != 1))
-            total += costs.counted.with_reused([u for u, row in table.items() if not row[step]])
-        return count * total
-
-    def costs(self, drafts: bool, seconds: float, attention: Attention, branches: int) -> Costs:
-        """Of an evaluation, counted once."""
-        pipe = self.drafter if drafts and self.drafter is not None else self.pipe
-        key = drafts, seconds, pipe.choose_attention(attention, seconds), branches
-        if key not in self.counted:
-            self.counted[key] = Costs(pipe.config, *key[1:])
-        return self.counted[key]
+        own, full = self.costs.of(options), self.costs.of(self.full)
+        return None if own is None or full is None else own / full
 
     def time(self, options: GenerationOptions) -> float:
         """Time of denoising a few clips over the full run's, in turns."""
