@@ -5,7 +5,13 @@ import json
 import pytest
 
 from audiolitefocus.options import GenerationOptions
-from audiolitefocus.reuse.settings import LearnedReuse, Reuse, parse_reuse, reuse_text
+from audiolitefocus.reuse.settings import (
+    LearnedReuse,
+    Reuse,
+    choose_reuse,
+    parse_reuse,
+    reuse_text,
+)
 
 LEARNED = {
     "format": "audiolitefocus reuse table 1",
@@ -52,6 +58,13 @@ def test_every_nth_step_is_full_after_the_start(reuse, steps, expected):
 def test_text_and_settings_are_the_same(text, reuse):
     assert parse_reuse(text) == reuse
     assert parse_reuse(reuse_text(reuse)) == reuse
+
+
+@pytest.mark.parametrize(
+    "steps, reuse", [(14, None), (15, Reuse()), (99, Reuse()), (100, Reuse(5, start=0.1))]
+)
+def test_auto_goes_by_the_number_of_steps(steps, reuse):
+    assert choose_reuse("auto", "ddim", steps) == reuse
 
 
 @pytest.mark.parametrize("text", ["deepcache:3:start=1", "deepcache:5", "deepcache:3:start=0.25"])
