@@ -103,7 +103,7 @@ class HiFiGAN(nn.Module):
         )
         kinds = list(zip(config.resblock_kernels, config.resblock_dilations, strict=True))
         # Of the first level only the first convolutions are audible: with them rounded too, clips
-        # are 0.043 nats off where they are 0.029. The next level is: 3 dB of noise under a tone.
+        # are up to 0.043 nats off, else 0.029. All of the next one is: 3 dB of noise under a tone.
         self.resblocks = nn.ModuleList(
             nn.ModuleList(
                 ResidualBlock(width, kernel, dilations, config.slope, precise=level > 0)

@@ -155,7 +155,7 @@ ReuseChoice: TypeAlias = Reuse | LearnedReuse | str  # "off" or "auto" once pars
 def choose_reuse(choice: ReuseChoice, sampler: str, steps: int) -> Reuse | LearnedReuse | None:
     """Settings, or None for no reuse; what "auto" means for so many steps is decided here."""
     if choice == "auto":
-        # docs/frontier.md
+        # at half the distance of as many operations in fewer steps (docs/frontier.md)
         if steps >= 100:
             return Reuse(interval=5, start=0.1)
         return Reuse() if steps >= 15 else None

@@ -143,7 +143,7 @@ def plot(cells: list[Cell], picture: Path) -> None:
             axes.errorbar(lengths, heights, yerr=spread, marker="o", capsize=3, label=name)
         axes.set(xlabel="clip length (s)", title=title, xscale="log")
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right")  # type: ignore[call-overload]  # 3.7 on
+    figure.legend(handles, labels, loc="outside right")  # type: ignore[call-overload]
     figure.savefig(picture, dpi=120)
 
 

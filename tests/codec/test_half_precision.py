@@ -10,7 +10,7 @@ from audiolitefocus.config import VAEConfig, demo_folder
 from audiolitefocus.models.vae import VAE
 from audiolitefocus.models.vocoder import HiFiGAN
 
-LOG_MEL_BOUND = 0.05  # nats, mean over a clip; 0.005 to 0.022 are measured with bfloat16
+LOG_MEL_BOUND = 0.05  # nats, mean over a clip; 0.005 to 0.032 are measured with bfloat16
 FLOOR_BOUND = 1.0  # dB by which noise may rise in the quietest bands of a tone; 0.1 is measured
 LATENT_BOUND = 0.02  # root mean square, of latents whose own is 1
 FEW = ["a high steady tone", "a high soft steady tone", "silence", "white noise"]
